@@ -1,0 +1,135 @@
+"""Everything between ranks goes through a `Communicator`: a few verbs, and one place that waits, counts and can be told to stop."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, Final, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+ANY: Final = -1
+"""In `irecv` and `iprobe`: a message from whichever rank."""
+
+Op = Literal["sum", "min", "max"]
+Array = npt.NDArray[Any]
+
+DTYPES: Final = tuple(np.dtype(name) for name in ("float64", "float32", "float16", "int64", "int32", "uint16", "uint8"))
+
+
+class Request(Protocol):
+    """A message or collective under way. Keep the buffer alive and untouched until `wait` or `test` says that it is complete."""
+
+    @property
+    def source(self) -> int:
+        """Of a completed `irecv`: the rank that sent the message."""
+        ...
+
+
+class Traffic:
+    """What a rank has sent and received since the start, by peer: the ranks of the *root* communicator.
+
+    Shared by a communicator and all that were made from it with `split` and `channel`. Payload bytes; a collective
+    that the library runs itself (`iallreduce`) counts 2(P-1)/P of its buffer sent and received, in 2(P-1) messages,
+    under the peer to the right: what the cheapest algorithm sends, since libraries do not tell.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.sent_bytes = [0] * size
+        self.sent_messages = [0] * size
+        self.received_bytes = 0
+        self.total_sent_bytes = 0
+        self.total_sent_messages = 0
+
+    def sent(self, peer: int, nbytes: int, messages: int = 1) -> None:
+        self.sent_bytes[peer] += nbytes
+        self.sent_messages[peer] += messages
+        self.total_sent_bytes += nbytes
+        self.total_sent_messages += messages
+
+    def received(self, nbytes: int) -> None:
+        self.received_bytes += nbytes
+
+
+class Beacon:
+    """What a rank is waiting for and since when; read by another thread (the hang doctor), written by `wait`."""
+
+    __slots__ = ("operation", "since")
+
+    def __init__(self) -> None:
+        self.operation: str | None = None
+        self.since = 0.0
+
+
+class Communicator(ABC):
+    """Ranks that can talk to each other.
+
+    Buffers are contiguous NumPy arrays of one of `DTYPES` (a torch CPU tensor is passed as its `.numpy()` view, once,
+    when a plan is made). Ranks are positions in this communicator. `wait` and `wait_any` are the only verbs that block.
+    """
+
+    rank: int
+    size: int
+    traffic: Traffic
+    beacon: Beacon
+    now: Callable[[], float]
+    """Seconds on this rank's clock; for recorder and links, never for strategies."""
+
+    @abstractmethod
+    def isend(self, buffer: Array, dest: int, tag: int = 0) -> Request:
+        """Start sending `buffer` to rank `dest`. Complete only once the receiver has asked for it (count on nothing less)."""
+
+    @abstractmethod
+    def irecv(self, buffer: Array, source: int, tag: int = 0) -> Request:
+        """Start receiving into `buffer` from rank `source` or `ANY`. Shorter messages than `buffer` are allowed."""
+
+    @abstractmethod
+    def iprobe(self, source: int = ANY, tag: int = 0) -> bool:
+        """Whether a message is there that an `irecv` would take at once."""
+
+    @abstractmethod
+    def iallreduce(self, buffer: Array, op: Op = "sum") -> Request:
+        """Collective. Start combining `buffer` elementwise over all ranks, in place, by the library's own algorithm."""
+
+    @abstractmethod
+    def test(self, *requests: Request) -> bool:
+        """Whether all requests are complete; never waits. Raises `Aborted` or `PeerLost`."""
+
+    @abstractmethod
+    def wait(self, *requests: Request) -> None:
+        """Until all requests are complete. Raises `Aborted` when the run is told to end, `PeerLost` when a peer is gone."""
+
+    @abstractmethod
+    def wait_any(self, *requests: Request) -> int:
+        """Until one of the requests is complete; its index. For loops that serve several peers."""
+
+    @abstractmethod
+    def split(self, color: int, key: int | None = None) -> Communicator:
+        """Collective. The ranks that gave the same color, in the order of `key` (their rank by default)."""
+
+    @abstractmethod
+    def channel(self, k: int) -> Communicator:
+        """Collective, in order. The same ranks with messages of their own: what is sent here is received only here."""
+
+    def compute(self, seconds: float) -> None:  # noqa: B027 (real ranks compute for real)
+        """Charge `seconds` of work to a virtual clock; nothing on real ranks."""
+
+
+def checked(buffer: Array) -> Array:
+    """`buffer` if it can be sent, or a ValueError that says why not."""
+    if not isinstance(buffer, np.ndarray):
+        raise ValueError(f"a communicator takes NumPy arrays (of a torch CPU tensor: its .numpy() view), got {type(buffer).__name__}")
+    if buffer.dtype not in DTYPES:
+        raise ValueError(f"a communicator takes {', '.join(d.name for d in DTYPES)}, got {buffer.dtype.name} (bfloat16 travels as its uint16 view)")
+    if not buffer.flags.c_contiguous:
+        raise ValueError("a communicator takes contiguous arrays, got one with strides; copy it into a work buffer first")
+    return buffer
+
+
+def count_allreduce(traffic: Traffic, size: int, peer: int, nbytes: int) -> None:
+    """Count an all-reduce that the library ran: 2(P-1)/P of the buffer in 2(P-1) messages each way."""
+    if size > 1:
+        moved = 2 * (size - 1) * nbytes // size
+        traffic.sent(peer, moved, 2 * (size - 1))
+        traffic.received(moved)
