@@ -161,7 +161,7 @@ def entry(table: Table, what: str, given: Any) -> Any:
             raise ValueError(unknown_name(what, given, table))
         return table[given]()
     if isinstance(given, Mapping):
-        kind = given.get("kind")
+        kind = str(given.get("kind"))
         if kind not in table:
             raise ValueError(unknown_name(what, kind, table))
         return table[kind].from_json({name: value for name, value in given.items() if name != "kind"})

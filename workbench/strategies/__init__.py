@@ -1,0 +1,12 @@
+"""When ranks talk and what they agree on. One file per strategy; `STRATEGIES` is the only list of them."""
+
+from workbench.strategies.base import Exchange, Strategy, Worker
+from workbench.strategies.gossip import Gossip
+from workbench.strategies.synchronous import Synchronous
+
+STRATEGIES: dict[str, type[Strategy]] = {
+    "synchronous": Synchronous,
+    "gossip": Gossip,
+}
+
+__all__ = ["STRATEGIES", "Exchange", "Gossip", "Strategy", "Synchronous", "Worker"]

@@ -1,0 +1,97 @@
+"""One arena for a model: its parameters in one flat buffer, its gradients in another; layers are views."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Where one parameter or buffer lies: `state[start:stop]`, and the shape its layer sees."""
+
+    name: str
+    start: int
+    stop: int
+    shape: torch.Size
+
+
+class Arena:
+    """A module's numbers as flat tensors of one dtype on one device.
+
+    `state` (n + f + b,) holds first the n trainable `parameters`, in the order in which backward completes their
+    gradients (the last layer first), then the f frozen ones, then the b numbers of float `buffers` (batch-norm
+    statistics). `gradients` (n,) lines up with `parameters`, and every trainable `p.grad` is a view of it. An exchange
+    works in place on slices of these; nothing is packed, unpacked or allocated per step.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        named = list(module.named_parameters())  # tied parameters appear once
+        trainable = [(name, p) for name, p in reversed(named) if p.requires_grad]
+        frozen = [(name, p) for name, p in named if not p.requires_grad]
+        if not trainable:
+            raise ValueError(f"{type(module).__name__} has no parameters to train; a model needs at least one with requires_grad")
+        buffers = [(name, b) for name, b in module.named_buffers() if b.is_floating_point()]
+        self.integers = [b for _, b in module.named_buffers() if not b.is_floating_point()]
+        dtypes = {t.dtype for _, t in trainable + frozen + buffers}
+        if dtypes not in ({torch.float32}, {torch.float64}):
+            found = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
+            raise ValueError(f"{type(module).__name__} holds {found}; its parameters and buffers must all be float32 (or all float64)")
+
+        dtype, device = trainable[0][1].dtype, trainable[0][1].device
+        self.segments: dict[str, Segment] = {}
+        lengths = [sum(t.numel() for _, t in part) for part in (trainable, frozen, buffers)]
+        self.state: Tensor = torch.empty(sum(lengths), dtype=dtype, device=device)
+        self.parameters = self.state[: lengths[0]]
+        self.buffers = self.state[lengths[0] + lengths[1] :]
+        self.gradients = torch.zeros(lengths[0], dtype=dtype, device=device)
+        start = 0
+        for name, tensor in trainable + frozen + buffers:
+            stop = start + tensor.numel()
+            self.segments[name] = Segment(name, start, stop, tensor.shape)
+            view = self.state[start:stop].view(tensor.shape)
+            view.copy_(tensor.detach())
+            tensor.data = view
+            start = stop
+        self._trainable = [p for _, p in trainable]
+        self._views = [self.gradients[s.start : s.stop].view(s.shape) for s in (self.segments[name] for name, _ in trainable)]
+        self._bind()
+
+    def spare(self) -> Tensor:
+        """A new tensor of the shape, dtype and device of `state`, for copies of it; its pages are touched."""
+        return torch.zeros_like(self.state)
+
+    def clear(self) -> None:
+        """Zero the gradients before a backward."""
+        self.gradients.zero_()
+
+    def heal(self) -> bool:
+        """After backward: put gradients that user code has moved elsewhere back into `gradients`; whether there were any.
+
+        `zero_grad(set_to_none=True)` and `p.grad = ...` detach a gradient from the arena; an exchange would then train on
+        stale numbers.
+        """
+        moved = False
+        for p, view in zip(self._trainable, self._views, strict=True):
+            grad = p.grad
+            if grad is not view:
+                moved = True
+                if grad is None:
+                    view.zero_()
+                else:
+                    view.copy_(grad)
+                p.grad = view
+        return moved
+
+    def named_gradients(self) -> Iterator[tuple[str, Tensor]]:
+        """Name and gradient view of every trainable parameter, in arena order."""
+        names = list(self.segments)
+        return zip(names, self._views, strict=False)
+
+    def _bind(self) -> None:
+        for p, view in zip(self._trainable, self._views, strict=True):
+            p.grad = view

@@ -1,0 +1,31 @@
+"""The all-reduce of the library itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+from workbench.collectives.base import Collective, Plan, Steps
+from workbench.comm.network import Network
+
+
+@final
+@dataclass(frozen=True)
+class Native(Collective):
+    """Leave the sum to MPI's own (non-blocking) all-reduce, which picks an algorithm by size; then divide.
+
+    What Theano-MPI calls `ar` (Ma, Mao and Taylor, 2016).
+    """
+
+    def steps(self, plan: Plan) -> Steps:
+        """One all-reduce of the whole buffer."""
+        yield (plan.comm.iallreduce(plan.buffer),)
+        plan.mean(plan.buffer)
+
+    def seconds(self, nbytes: int, size: int, network: Network) -> float:
+        """The cost of the ring: what virtual ranks are charged, since a library does not tell which algorithm it takes."""
+        return 2 * (size - 1) * network.seconds(nbytes / size)
+
+    def work(self, size: int, length: int) -> int:
+        """None: the library has its own."""
+        return 0

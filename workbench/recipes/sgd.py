@@ -1,0 +1,35 @@
+"""Stochastic gradient descent on the arena."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from workbench.arena import Arena
+
+
+class SGD:
+    """v <- mu v + (g + lambda x); x <- x - eta v, on the flat buffers (Polyak, 1964; the form of torch.optim.SGD).
+
+    Three passes over the parameters, whatever the number of layers. The velocity is a flat tensor of the shape of
+    `arena.parameters`.
+    """
+
+    def __init__(self, arena: Arena, momentum: float = 0.9, weight_decay: float = 0.0) -> None:
+        self.momentum, self.weight_decay = momentum, weight_decay
+        self.velocity = torch.zeros_like(arena.parameters) if momentum else None
+
+    def step(self, arena: Arena, learning_rate: float) -> None:
+        """One update of `arena.parameters`, in place."""
+        gradient = arena.gradients
+        if self.weight_decay:
+            gradient.add_(arena.parameters, alpha=self.weight_decay)
+        if self.velocity is not None:
+            gradient = self.velocity.mul_(self.momentum).add_(gradient)
+        arena.parameters.add_(gradient, alpha=-learning_rate)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"velocity": self.velocity}
