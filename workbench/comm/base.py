@@ -112,8 +112,11 @@ class Communicator(ABC):
     def channel(self, k: int) -> Communicator:
         """Collective, in order. The same ranks with messages of their own: what is sent here is received only here."""
 
-    def compute(self, seconds: float) -> None:  # noqa: B027 (real ranks compute for real)
+    def compute(self, seconds: float) -> None:
         """Charge `seconds` of work to a virtual clock; nothing on real ranks."""
+
+    def farewell(self, reason: str) -> None:
+        """Tell the others that this rank has failed, so that they raise `PeerLost` instead of waiting for it."""
 
 
 def checked(buffer: Array) -> Array:

@@ -1,0 +1,219 @@
+"""Real ranks: the communicator's verbs on MPI, with one polite wait.
+
+No blocking MPI call is made while ranks train. Neither MPICH nor Open MPI wakes from one on a signal or an abort, and
+both burn a core inside it; so every message is started without blocking and then polled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import time
+from collections.abc import Callable
+from typing import Any, Final, final
+
+import numpy as np
+from mpi4py import MPI
+
+from workbench.comm.base import ANY, Array, Beacon, Communicator, Op, Request, Traffic, checked, count_allreduce
+from workbench.errors import Aborted, PeerLost, WorkbenchError
+
+SPIN_SECONDS: Final = 200e-6  # polling without sleeping: longer hurts where ranks share cores
+NAP_SECONDS: Final = 50e-6
+NAPS_PER_LOOK: Final = 20  # a look for farewells about every 2 ms
+FAREWELL: Final = 0  # the tag of a failing rank's last word
+TAGS: Final = 64  # tags of one channel
+OPS: Final = {"sum": MPI.SUM, "min": MPI.MIN, "max": MPI.MAX}
+
+
+@final
+class MpiRequest:
+    """A started operation and what is needed to account for it."""
+
+    __slots__ = ("buffer", "done", "handle", "operation", "owner", "peer", "received", "source", "status")
+
+    def __init__(self, owner: MpiCommunicator, handle: MPI.Request, operation: str, peer: int, buffer: Array, status: MPI.Status | None) -> None:
+        self.owner, self.handle, self.operation, self.peer = owner, handle, operation, peer
+        self.buffer = buffer  # kept alive until the library is done with it
+        self.status, self.done, self.source = status, False, peer
+
+    def test(self) -> bool:
+        """Whether it is complete."""
+        if self.done:
+            return True
+        status = self.status
+        if not self.handle.Test(status):
+            return False
+        self.done = True
+        if status is not None:
+            self.source = self.owner._position(status.Get_source())
+            self.owner.traffic.received(status.Get_count(MPI.BYTE))
+        return True
+
+
+class _Family:
+    """What a communicator shares with those made from it by `split` and `channel`."""
+
+    def __init__(self, comm: MPI.Intracomm, aborted: Callable[[], bool]) -> None:
+        self.comm, self.aborted = comm, aborted
+        self.traffic, self.beacon = Traffic(comm.size), Beacon()
+        self.tag_limit = int(comm.Get_attr(MPI.TAG_UB) or 32767)
+        self.tags = TAGS  # the first free tag
+        self.farewells: list[Any] = []
+
+    def range(self) -> int:
+        first, self.tags = self.tags, self.tags + TAGS
+        if self.tags > self.tag_limit:
+            raise WorkbenchError(f"this MPI library has only {self.tag_limit} tags; {self.tag_limit // TAGS} channels are in use")
+        return first
+
+    def look(self) -> None:
+        """Raise if the run is to end: told so, or because a peer has said its farewell."""
+        if self.aborted():
+            raise Aborted("the run was told to end at once")
+        status = MPI.Status()
+        if self.comm.Iprobe(MPI.ANY_SOURCE, FAREWELL, status):
+            word = np.zeros(status.Get_count(MPI.BYTE), np.uint8)
+            self.comm.Irecv(word, status.Get_source(), FAREWELL).Test()
+            raise PeerLost(status.Get_source(), word.tobytes().decode(errors="replace"))
+
+
+@final
+class MpiCommunicator(Communicator):
+    """MPI ranks. `comm` must be a fresh duplicate: a communicator that a run was aborted on is never used again.
+
+    `aborted` is asked while waiting; True ends the wait with `Aborted`.
+    """
+
+    def __init__(self, comm: MPI.Intracomm, aborted: Callable[[], bool] = lambda: False) -> None:
+        if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
+            raise WorkbenchError("this MPI library was started without MPI_THREAD_MULTIPLE, which the workbench needs")
+        comm.Set_errhandler(MPI.ERRORS_RETURN)
+        _sharpen_sleep()
+        self._set(_Family(comm, aborted), comm, list(range(comm.size)), comm.rank, TAGS)
+        self._family.tags += TAGS
+
+    def _set(self, family: _Family, comm: MPI.Intracomm, members: list[int], rank: int, tag: int) -> None:
+        self._family, self._comm, self._members, self._tag = family, comm, members, tag
+        self._channels: dict[int, MpiCommunicator] = {}
+        self.rank, self.size = rank, len(members)
+        self.traffic, self.beacon, self.now = family.traffic, family.beacon, time.perf_counter
+
+    def isend(self, buffer: Array, dest: int, tag: int = 0) -> Request:
+        """Start sending."""
+        checked(buffer)
+        peer = self._members[dest]
+        self.traffic.sent(peer, buffer.nbytes)
+        return MpiRequest(self, self._family.comm.Isend(buffer, peer, self._tag + tag), "send to", dest, buffer, None)
+
+    def irecv(self, buffer: Array, source: int, tag: int = 0) -> Request:
+        """Start receiving."""
+        checked(buffer)
+        peer = MPI.ANY_SOURCE if source == ANY else self._members[source]
+        return MpiRequest(self, self._family.comm.Irecv(buffer, peer, self._tag + tag), "message from", source, buffer, MPI.Status())
+
+    def iprobe(self, source: int = ANY, tag: int = 0) -> bool:
+        """Look whether a message is there."""
+        peer = MPI.ANY_SOURCE if source == ANY else self._members[source]
+        return bool(self._family.comm.Iprobe(peer, self._tag + tag))
+
+    def iallreduce(self, buffer: Array, op: Op = "sum") -> Request:
+        """Collective. Start the library's all-reduce, in place."""
+        checked(buffer)
+        count_allreduce(self.traffic, self.size, self._members[(self.rank + 1) % self.size], buffer.nbytes)
+        return MpiRequest(self, self._comm.Iallreduce(MPI.IN_PLACE, buffer, OPS[op]), "all-reduce with", ANY, buffer, None)
+
+    def test(self, *requests: Request) -> bool:
+        """Poll once."""
+        try:
+            return all([request.test() for request in requests])  # type: ignore[attr-defined]  # noqa: C419 (all must progress)
+        except MPI.Exception as error:
+            raise self._lost(error) from error
+
+    def wait(self, *requests: Request) -> None:
+        """Poll, shortly without sleeping, then politely."""
+        if not self.test(*requests):
+            self._poll(requests, lambda: self.test(*requests))
+
+    def wait_any(self, *requests: Request) -> int:
+        """Poll until one is complete."""
+        found = self._first(requests)
+        if found < 0:
+            self._poll(requests, lambda: self._first(requests) >= 0)
+            found = self._first(requests)
+        return found
+
+    def split(self, color: int, key: int | None = None) -> Communicator:
+        """Collective. A group of its own; the choice of all ranks is gathered first, so that creating it waits for nobody."""
+        choices = np.zeros((self.size, 2), np.int64)
+        choices[self.rank] = color, self.rank if key is None else key
+        self.wait(self.iallreduce(choices))
+        positions = sorted((int(k), position) for position, (c, k) in enumerate(choices) if c == color)
+        members = [self._members[position] for _, position in positions]
+        child = object.__new__(MpiCommunicator)
+        group = self._family.comm.Get_group().Incl(members)
+        tag = self._family.range()
+        comm = self._family.comm.Create_group(group, tag % 32767)
+        comm.Set_errhandler(MPI.ERRORS_RETURN)
+        child._set(self._family, comm, members, members.index(self._members[self.rank]), tag)
+        return child
+
+    def channel(self, k: int) -> Communicator:
+        """Collective, in order. The same ranks with tags of their own."""
+        if k not in self._channels:
+            child = object.__new__(MpiCommunicator)
+            child._set(self._family, self._comm, self._members, self.rank, self._family.range())
+            self._channels[k] = child
+        return self._channels[k]
+
+    def farewell(self, reason: str) -> None:
+        """Send a last word to everyone; does not wait until it is heard."""
+        word = np.frombuffer(reason.encode()[:2000], np.uint8)
+        comm = self._family.comm
+        for peer in range(comm.size):
+            if peer != comm.rank:
+                self._family.farewells.append((word, comm.Isend(word, peer, FAREWELL)))
+
+    def _first(self, requests: tuple[Request, ...]) -> int:
+        try:
+            return next((index for index, request in enumerate(requests) if request.test()), -1)  # type: ignore[attr-defined]
+        except MPI.Exception as error:
+            raise self._lost(error) from error
+
+    def _poll(self, requests: tuple[Request, ...], done: Callable[[], bool]) -> None:
+        family, clock, naps = self._family, time.perf_counter, 0
+        started = clock()
+        self.beacon.since = started
+        self.beacon.operation = ", ".join(sorted({f"{r.operation} {'all' if r.peer == ANY else r.peer}" for r in requests if not r.done}))  # type: ignore[attr-defined]
+        try:
+            while not done():
+                if clock() - started > SPIN_SECONDS:
+                    if family.aborted():
+                        raise Aborted(f"told to end while waiting: {self.beacon.operation}")
+                    naps += 1
+                    if naps % NAPS_PER_LOOK == 0:
+                        family.look()
+                    time.sleep(NAP_SECONDS)
+        finally:
+            self.beacon.operation = None
+
+    def _position(self, member: int) -> int:
+        return self._members.index(member) if self._members[member : member + 1] != [member] else member
+
+    def _lost(self, error: MPI.Exception) -> WorkbenchError:
+        """The error of a library that survives a dead peer (ULFM), as the rank that died."""
+        try:
+            comm = self._family.comm
+            failed = comm.Get_failed()
+            positions = MPI.Group.Translate_ranks(failed, list(range(failed.size)), comm.Get_group())
+        except (MPI.Exception, NotImplementedError, AttributeError):
+            positions = []
+        if positions:
+            return PeerLost(int(positions[0]), "its process died")
+        return WorkbenchError(f"MPI failed: {error.Get_error_string()}")
+
+
+def _sharpen_sleep() -> None:
+    """Ask Linux to end this thread's sleeps within 1 us of the time asked for instead of 50 us."""
+    with contextlib.suppress(OSError, AttributeError):  # elsewhere a nap takes a little longer
+        ctypes.CDLL(None).prctl(29, 1000)  # PR_SET_TIMERSLACK, nanoseconds
