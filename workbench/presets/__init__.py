@@ -1,0 +1,1 @@
+"""What built-in models and jobs are made of, one file each."""

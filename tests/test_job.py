@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from workbench.data import DATA
+from workbench.job import Job
+from workbench.models import MODELS
+from workbench.options import options_of
+from workbench.strategies import STRATEGIES, Synchronous
+
+
+def a_model() -> None:
+    """A stand-in: only its name is looked at."""
+
+
+def test_every_field_has_a_default_a_help_and_a_group() -> None:
+    Job()
+    assert all(o.help and o.group for o in options_of(Job))
+
+
+@pytest.mark.parametrize("job", [Job(), Job(steps=7, model="cnn", data_options={}), *(Job(strategy=name) for name in STRATEGIES)])
+def test_json_both_ways(job: Job, tmp_path: Path) -> None:
+    file = tmp_path / "job.json"
+    file.write_text(json.dumps(job.to_json() | {"modules": {"mine": "0" * 64}}))
+    assert Job.load(file) == job
+    assert Job.load(tmp_path) == job
+
+
+@pytest.mark.parametrize(("field", "table"), [("model", MODELS), ("data", DATA), ("strategy", STRATEGIES)])
+def test_a_string_stands_for_the_tables_default(field: str, table: dict[str, type]) -> None:
+    for name in table:
+        value = getattr(Job(**{field: name}), field)
+        assert value == (table[name]() if field == "strategy" else name)
+
+
+def test_length() -> None:
+    assert (Job().epochs, Job().steps) == (1, None)
+    assert (Job(steps=5).epochs, Job(steps=5).steps) == (None, 5)
+    assert Job().replace(steps=5) == Job(steps=5)
+    assert Job(steps=5).replace(epochs=2) == Job(epochs=2)
+
+
+def test_a_function_is_kept_by_its_name() -> None:
+    job = Job(model=a_model, loss=a_model)
+    assert job.model == job.loss == f"{__name__}:a_model"
+
+
+def test_options_of_a_job_are_its_own() -> None:
+    given = {"hidden": (8, 8)}
+    job = Job(model_options=given)
+    given["hidden"] = (1,)
+    assert job.model_options == {"hidden": [8, 8]}
+
+
+def in_a_cell() -> type:
+    class Net:
+        pass
+
+    Net.__module__, Net.__qualname__ = "__main__", "Net"
+    return Net
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Job(model="mpl"), "unknown model 'mpl'; did you mean 'mlp'.*package.module:callable"),
+        (lambda: Job(data="digts"), "unknown data 'digts'; did you mean 'digits'"),
+        (lambda: Job(strategy="gosip"), "unknown strategy 'gosip'; did you mean 'gossip'"),
+        (lambda: Job(strategy={"kind": "synchronous", "collective": "rng"}), "unknown collective 'rng'; did you mean 'ring'"),
+        (lambda: Job(strategy={"kind": "synchronous", "colective": "ring"}), "Synchronous has no field 'colective'; did you mean 'collective'"),
+        (lambda: Job(learning_rate=-0.1), r"Job\(learning_rate=-0.1\): learning_rate must be a number of at least 0, got -0.1"),
+        (lambda: Job(batch_size=0), "batch_size must be a whole number of at least 1, got 0"),
+        (lambda: Job(batch_size=1.5), "batch_size must be a whole number"),
+        (lambda: Job(epochs=2, steps=3), "give epochs or steps, not both"),
+        (lambda: Job(momentum=1.5), r"momentum must be a number in \[0, 1\], got 1.5"),
+        (lambda: Job(model_options={"hiden": [3]}), "MLP has no field 'hiden'"),
+        (lambda: Job(model="mine:net", model_options={"a": {1}}), "must hold plain JSON values"),
+        (lambda: Job(model=in_a_cell()), r"(?s)defined in a notebook cell.*%%writefile net.py.*model=\"net:Net\""),
+        (lambda: Job(model="__main__:Net"), "%%writefile"),
+        (lambda: Job(loss=lambda model, batch: None), "must stand at the top level of a module"),
+        (lambda: Job(loss="cross entropy"), 'must read "package.module:callable"'),
+        (lambda: Job(model=3), "model must be a string, got 3"),
+        (lambda: Job.from_json({"modle": "mlp"}), "Job has no field 'modle'; did you mean 'model'"),
+        (lambda: Job.from_json([]), "described by a JSON object, got list"),
+        (lambda: Job(batch_size=512).check(4), "batch_size may be 1 to 359"),
+        (lambda: Job().check(0), "ranks must be a whole number of at least 1, got 0"),
+        (lambda: Job().check(True), "ranks must be a whole number"),
+    ],
+)
+def test_wrong_choices_are_named(make: Callable[[], Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        make()
+
+
+def test_check_asks_the_strategy(monkeypatch: pytest.MonkeyPatch) -> None:
+    def check(self: Synchronous, size: int) -> None:
+        raise ValueError(f"not on {size}")
+
+    monkeypatch.setattr(Synchronous, "check", check)
+    with pytest.raises(ValueError, match="not on 3"):
+        Job().check(3)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "is not a JSON file"),
+        ('{"modle": 1}', "job.json: Job has no field 'modle'"),
+        ("[1]", "described by a JSON object"),
+        ("\xff", "is not a JSON"),
+    ],
+)
+def test_a_job_file_that_is_wrong_is_named(text: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "job.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match=words):
+        Job.load(tmp_path / "job.json")
+    with pytest.raises(ValueError, match="there is no job file"):
+        Job.load(tmp_path / "other.json")
+
+
+def test_modules_are_the_users_files_under_the_folder(tmp_path: Path) -> None:
+    for name, text in {
+        "net.py": "import numpy\nimport layers.wide as w\nfrom helpers_of_mine import x\n",
+        "layers/__init__.py": "",
+        "layers/wide.py": "from . import narrow\nfrom .deep import y\n",
+        "layers/narrow.py": "",
+        "layers/deep.py": "def broken(:\n",
+        "helpers_of_mine.py": "import net\n",
+        "unused.py": "",
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    job = Job(model="net:Net", loss="torch.nn:CrossEntropyLoss", data="elsewhere:data")
+    first = job.modules(tmp_path)
+    assert list(first) == ["helpers_of_mine", "layers", "layers.deep", "layers.narrow", "layers.wide", "net"]
+    (tmp_path / "layers/narrow.py").write_text("x = 1\n")
+    changed = job.modules(tmp_path)
+    assert [name for name in changed if changed[name] != first[name]] == ["layers.narrow"]
+    assert Job().modules(tmp_path) == {}

@@ -1,0 +1,108 @@
+"""A job: the frozen description of a training. It is checked when it is made and becomes JSON and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, cast, final
+
+from workbench import data as datasets
+from workbench import models
+from workbench.callables import check_path, modules_under, path_of
+from workbench.options import Options, option
+from workbench.strategies import STRATEGIES, Synchronous
+from workbench.strategies.base import Strategy
+
+Named = str | Callable[..., Any]
+
+
+@final
+@dataclass(frozen=True)
+class Job(Options):
+    """What is trained, on what, for how long, and how the ranks exchange what they learn.
+
+    `model`, `data` and `loss` are names or "package.module:callable"; a function or class of a module may be given
+    itself and is kept by its name. Steps count from 0.
+    """
+
+    model: str = option("mlp", group="model", help='mlp, cnn, resnet20 or "package.module:callable" that returns an nn.Module')
+    model_options: dict[str, Any] = option({}, group="model", help="keywords for the model")
+    data: str = option("digits", group="data", help='digits, synthetic-images or "package.module:callable" that returns (train, validation)')
+    data_options: dict[str, Any] = option({}, group="data", help="keywords for the data")
+    epochs: int | None = option(None, minimum=1, group="length", help="passes over the training data; 1 if no steps are given either")
+    steps: int | None = option(None, minimum=1, group="length", help="mini-batches per worker, instead of epochs")
+    batch_size: int = option(32, minimum=1, unit="samples", group="length", help="samples of a mini-batch on each worker")
+    learning_rate: float = option(0.1, minimum=0, step=0.01, group="optimizer", help="step size")
+    momentum: float = option(0.9, minimum=0, maximum=1, step=0.05, group="optimizer", help="share of the last update that is kept")
+    weight_decay: float = option(0.0, minimum=0, step=1e-4, group="optimizer", help="pull of every parameter towards zero (L2)")
+    loss: str = option("cross-entropy", group="optimizer", help='cross-entropy or "package.module:callable": (model, batch) -> (loss, metrics)')
+    seed: int = option(0, minimum=0, maximum=2**32 - 1, group="optimizer", help="of the initial parameters, the split and the order of the samples")
+    strategy: Strategy = option(Synchronous(), table=STRATEGIES, group="exchange", help="when the ranks talk and what they agree on")
+
+    def __post_init__(self) -> None:
+        for name in ("model", "data", "loss"):
+            given = getattr(self, name)
+            if callable(given):
+                object.__setattr__(self, name, path_of(name, given))
+        super().__post_init__()
+        if self.epochs is not None and self.steps is not None:
+            raise ValueError(f"Job(epochs={self.epochs}, steps={self.steps}): give epochs or steps, not both")
+        if self.epochs is None and self.steps is None:
+            object.__setattr__(self, "epochs", 1)
+        models.check(self.model, self.model_options)
+        datasets.check(self.data, self.data_options)
+        if self.loss != "cross-entropy":
+            check_path("loss", self.loss)
+        for name in ("model_options", "data_options"):
+            object.__setattr__(self, name, _plain(name, getattr(self, name)))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a job from a JSON file, or from the folder of a run; ValueError names the file and what is wrong with it."""
+        file = Path(path) / "job.json" if Path(path).is_dir() else Path(path)
+        try:
+            return cls.from_json(json.loads(file.read_text(encoding="utf-8")))
+        except FileNotFoundError as error:
+            raise ValueError(f"there is no job file {file}") from error
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{file} is not a JSON file: {error}") from error
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from error
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """The job that `to_json` wrote; the `modules` of a run folder's job.json are passed over."""
+        if isinstance(data, Mapping):
+            data = {name: value for name, value in data.items() if name != "modules"}
+        return super().from_json(data)
+
+    def replace(self, **changes: Any) -> Self:
+        """The same job with some fields changed; new `steps` take the place of `epochs`, and the other way round."""
+        for length, other in (("epochs", "steps"), ("steps", "epochs")):
+            if changes.get(length) is not None:
+                changes.setdefault(other, None)
+        return super().replace(**changes)
+
+    def check(self, ranks: int) -> None:
+        """ValueError when the job does not fit that many ranks: the strategy, or the batch and the shard of built-in data."""
+        if isinstance(ranks, bool) or not isinstance(ranks, int) or ranks < 1:
+            raise ValueError(f"ranks must be a whole number of at least 1, got {ranks!r}")
+        self.strategy.check(ranks)
+        sizes = datasets.sizes(self.data, self.data_options)
+        if sizes is not None:
+            workers = sum(role == "worker" for role in self.strategy.roles(ranks))
+            datasets.check_batch(self.batch_size, sizes.train, workers, self.data)
+
+    def modules(self, folder: str | Path) -> dict[str, str]:
+        """Module -> SHA-256 of its file, for the user's modules under `folder` that this job needs."""
+        return modules_under(Path(folder), [path for path in (self.model, self.data, self.loss) if ":" in path])
+
+
+def _plain(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """A copy of its own, as JSON would give it back (tuples become lists); ValueError for what JSON cannot hold."""
+    try:
+        return cast("dict[str, Any]", json.loads(json.dumps(options, allow_nan=False)))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"Job({name}={options!r}): {name} must hold plain JSON values, {error}") from error
