@@ -140,7 +140,7 @@ def test_each_life_of_a_rank_has_a_file_of_its_own(tmp_path: Path) -> None:
 
 
 def test_wrong_calls_say_what_is_wrong(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="must look like 'rank-00003.0'"):
+    with pytest.raises(ValueError, match=r"must look like 'rank-00003\.0'"):
         RunLog(tmp_path, "../evil")
     log = RunLog(tmp_path, "world.0")
     with pytest.raises(ValueError, match="unknown table 'stepz'"):
@@ -197,12 +197,14 @@ def test_a_flipped_bit_is_found(tmp_path: Path, table: str, seed: int) -> None:
         batch = sum(end <= at for end in ends) - 1
         damage: list[str] = []
         try:
-            read = read_table(tmp_path, table, damage=damage)
+            read, words = read_table(tmp_path, table, damage=damage), ""
         except RunFolderDamaged as error:
+            read, words = rows, str(error)
+        if words:
             found += 1
-            assert path.name in str(error)
+            assert path.name in words
             # a batch whose flipped length is too short or too long is seen where the next one should begin
-            assert any(("schema" if number < 0 else f"batch {number}") in str(error) for number in (batch, batch + 1)), (at, error)
+            assert any(("schema" if number < 0 else f"batch {number}") in words for number in (batch, batch + 1)), (at, words)
         else:
             # a bit that carries nothing (padding), or a length in the last batch that looks like a cut
             assert same(read, rows) or (damage and batch == 2 and same(read, rows[:6])), at
@@ -295,10 +297,13 @@ def test_a_full_disk_is_passed_on_and_the_stream_stays_whole(tmp_path: Path, mon
     for place in [0, 1, 7, 8, 100, 2000, 4000, 5000, *range(0, 6000, 313)]:
         rows = some_rows("steps", 4, first)
         room[0] = place
+        error = None
         try:
             log.append("steps", first, rows)
-        except OSError as error:
-            assert error.errno == 28
+        except OSError as raised:
+            error = raised.errno
+        if error is not None:
+            assert error == 28
             assert log.rows()["steps"] == first
             damage: list[str] = []
             assert len(read_table(tmp_path, "steps", damage=damage)) == first
