@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+
+from workbench.collectives import COLLECTIVES
+from workbench.comm.network import Device, Network
+from workbench.data import DATA
+from workbench.job import Job
+from workbench.models import MODELS
+from workbench.options import Options, entry, name_in, option, options_of, unknown_name
+from workbench.strategies import STRATEGIES
+from workbench.wires import WIRES
+
+TABLES: dict[str, Any] = {"collective": COLLECTIVES, "wire": WIRES, "strategy": STRATEGIES, "model": MODELS, "data": DATA}
+ENTRIES = [pytest.param(cls, id=f"{what}-{name}") for what, table in TABLES.items() for name, cls in table.items()]
+VALUES = [*ENTRIES, pytest.param(Job, id="job"), pytest.param(Network, id="network"), pytest.param(Device, id="device")]
+
+
+@dataclass(frozen=True)
+class Circle(Options):
+    radius: float = option(1.0, above=0, maximum=10, unit="m", help="size")
+
+
+@dataclass(frozen=True)
+class Square(Options):
+    side: int = option(1, minimum=1, help="size")
+
+
+SHAPES = {"circle": Circle, "square": Square}
+
+
+@dataclass(frozen=True)
+class Drawing(Options):
+    shape: Options = option(Circle(), table=SHAPES, help="what is drawn")
+    count: int | None = option(None, minimum=1, maximum=3, help="how often")
+    colour: str = option("red", choices=("red", "blue"), help="colour")
+    filled: bool = option(False, help="whether it is filled")
+    labels: dict[str, Any] = option({}, help="texts")
+    parts: tuple[int, ...] = option((1,), help="parts")
+    share: float = option(0.5, minimum=0, help="share")
+
+
+@pytest.mark.parametrize("cls", VALUES)
+def test_every_value_can_be_made_by_its_defaults_and_json_gives_it_back(cls: type[Options]) -> None:
+    value = cls()
+    assert cls.from_json(json.loads(json.dumps(value.to_json()))) == value
+
+
+@pytest.mark.parametrize("cls", VALUES)
+def test_every_option_explains_itself(cls: type[Options]) -> None:
+    for described in options_of(cls):
+        assert described.help
+        assert "\n" not in described.help
+        assert not described.help.endswith(".")
+
+
+@pytest.mark.parametrize("cls", VALUES)
+def test_every_value_is_documented_and_frozen(cls: type[Options]) -> None:
+    assert cls.__doc__
+    assert not cls.__doc__.startswith(f"{cls.__name__}(")  # what a dataclass writes itself when there is none
+    for described in options_of(cls):
+        with pytest.raises(AttributeError):
+            setattr(cls(), described.name, described.default)
+
+
+@pytest.mark.parametrize("cls", VALUES)
+def test_every_bound_is_kept(cls: type[Options]) -> None:
+    for described in options_of(cls):
+        beyond = [described.minimum - 1] if described.minimum is not None else []
+        beyond += [described.maximum + 1] if described.maximum is not None else []
+        beyond += [described.above] if described.above is not None else []
+        for given in beyond:
+            with pytest.raises(ValueError, match=f"{cls.__name__}.*{described.name} must be .*, got "):
+                cls(**{described.name: given})
+
+
+@pytest.mark.parametrize("cls", VALUES)
+def test_every_unknown_field_is_named(cls: type[Options]) -> None:
+    with pytest.raises(ValueError, match=f"{cls.__name__} has no field 'nonsense'"):
+        cls.from_json({"nonsense": 1})
+
+
+@pytest.mark.parametrize(("what", "table"), TABLES.items())
+def test_names_stand_for_entries(what: str, table: Any) -> None:
+    for name, cls in table.items():
+        value = entry(table, what, name)
+        assert type(value) is cls
+        assert name_in(table, value) == name
+        assert entry(table, what, {"kind": name}) == entry(table, what, value) == value
+    with pytest.raises(ValueError, match=f"unknown {what} 'nonsense'"):
+        entry(table, what, "nonsense")
+    with pytest.raises(ValueError, match=f"{what} must be one of "):
+        entry(table, what, 3)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"shape": "circel"}, "unknown shape 'circel'; did you mean 'circle'"),
+        ({"shape": {"kind": "circle", "radius": 0}}, r"Circle\(radius=0\): radius must be a number in \(0, 10\], got 0"),
+        ({"shape": {"radius": 1}}, "unknown shape 'None'"),
+        ({"shape": None}, "shape must be"),
+        ({"count": 4}, r"Drawing\(count=4\): count must be a whole number in \[1, 3\] or None, got 4"),
+        ({"count": True}, "whole number"),
+        ({"count": "2"}, "whole number"),
+        ({"count": 1.5}, "whole number"),
+        ({"colour": "green"}, "colour must be one of 'red', 'blue', got 'green'"),
+        ({"filled": 1}, "filled must be True or False, got 1"),
+        ({"labels": []}, "labels must be a dict"),
+        ({"share": float("nan")}, "share must be a number of at least 0"),
+        ({"share": None}, "share must be a number"),
+    ],
+)
+def test_wrong_choices_say_field_given_and_allowed(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Drawing(**given)
+
+
+def test_what_is_given_becomes_the_plain_type() -> None:
+    drawing = Drawing(count=np.int64(2), share=1, parts=[1, 2], shape="square")
+    assert (type(drawing.count), type(drawing.share), drawing.parts, drawing.shape) == (int, float, (1, 2), Square())
+    assert Drawing(count=2.0).count == 2
+
+
+def test_defaults_that_can_change_are_not_shared() -> None:
+    Drawing().labels["a"] = 1
+    assert Drawing().labels == {}
+
+
+def test_replace_checks_like_a_new_value() -> None:
+    assert Drawing().replace(count=2) == Drawing(count=2)
+    with pytest.raises(ValueError, match="Drawing has no option 'cuont'; did you mean 'count'"):
+        Drawing().replace(cuont=2)
+    with pytest.raises(ValueError, match="count must be"):
+        Drawing().replace(count=0)
+
+
+def test_options_know_their_type_for_a_form() -> None:
+    kinds = {o.name: (o.kind, o.optional) for o in options_of(Drawing)}
+    assert kinds == {
+        "shape": (Options, False),
+        "count": (int, True),
+        "colour": (str, False),
+        "filled": (bool, False),
+        "labels": (dict, False),
+        "parts": (tuple, False),
+        "share": (float, False),
+    }
+
+
+def test_a_value_of_no_table_is_named() -> None:
+    with pytest.raises(ValueError, match="Drawing is in no table"):
+        name_in(SHAPES, Drawing())
+
+
+def test_unknown_name_lists_what_is_known() -> None:
+    assert unknown_name("wire", "floot32", ["float32", "int8"]) == "unknown wire 'floot32'; did you mean 'float32'? (known: float32, int8)"
+    assert unknown_name("wire", "zzz", ["int8"], of="Ring") == "Ring has no wire 'zzz' (known: int8)"
