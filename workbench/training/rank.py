@@ -1,0 +1,195 @@
+"""What one rank does in a run, from building the model to writing the answer."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from workbench import data, models
+from workbench.arena import Arena
+from workbench.comm.base import Communicator
+from workbench.errors import Aborted, PeerLost
+from workbench.job import Job
+from workbench.recipes.sgd import SGD
+from workbench.strategies.base import Worker
+from workbench.training.checkpoint import save_model
+from workbench.training.clock import start_of_run
+from workbench.training.control import Control, Inbox
+from workbench.training.evaluation import Answer, evaluate, to_device
+from workbench.training.journal import Journal
+from workbench.training.loop import train
+from workbench.training.losses import loss_named
+from workbench.training.recorder import Recorder, Sketch
+
+
+@dataclass
+class Place:
+    """Where a rank runs, and what is special about it there."""
+
+    device: torch.device
+    host: str = ""
+    random: Any = contextlib.nullcontext()
+    """Entered while the model computes; virtual ranks, which share a process, keep their random numbers apart in it."""
+    charge: Callable[[str], None] = lambda what: None
+    """Told "compute" or "update" when a step has done it; moves a virtual clock."""
+
+    def __post_init__(self) -> None:
+        self.host = self.host or socket.gethostname()
+
+
+def run_rank(job: Job, comm: Communicator, journal: Journal, inbox: Inbox, folder: Path, place: Place) -> dict[str, Any]:
+    """Collective. Train as `job` says; {"rank", "status": "done" or "stopped", "steps"}.
+
+    Records go to `journal`, commands come from `inbox`. A failure is recorded as an `error` event, told to the other
+    ranks, and raised.
+    """
+    rank = RankRun(job, comm, journal, inbox, folder, place)
+    try:
+        return rank.run()
+    except Aborted as error:
+        rank.event("abort", message=str(error))
+        raise
+    except Exception as error:
+        rank.event("error", **failure(error))
+        if not isinstance(error, PeerLost):  # of a lost peer the others learn by themselves, or from its own farewell
+            comm.farewell(f"{type(error).__name__}: {error}")
+        raise
+
+
+def failure(error: BaseException) -> dict[str, Any]:
+    """An error as plain words: its type, its message, where in the user's code it was raised, and the traceback."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f"{Path(frames[-1].filename).name}:{frames[-1].lineno} in {frames[-1].name}" if frames else ""
+    return {
+        "error": type(error).__name__,
+        "message": str(error),
+        "where": where,
+        "lost": error.rank if isinstance(error, PeerLost) else None,
+        "traceback": "".join(traceback.format_exception(error)),
+    }
+
+
+class RankRun:
+    """One rank in one run."""
+
+    def __init__(self, job: Job, comm: Communicator, journal: Journal, inbox: Inbox, folder: Path, place: Place) -> None:
+        self.job, self.comm, self.journal, self.inbox, self.folder, self.place = job, comm, journal, inbox, folder, place
+        self.worker: Worker | None = None
+        self.recorder: Recorder | None = None
+
+    def event(self, kind: str, **what: Any) -> None:
+        """An event of this rank, whether or not training has begun."""
+        step = self.worker.step if self.worker is not None else 0
+        if self.recorder is not None:
+            self.recorder.event(kind, step, **what)
+        else:
+            self.journal.event(kind, rank=self.comm.rank, step=step, seconds=0.0, **what)
+
+    def run(self) -> dict[str, Any]:
+        """Build, train, finish, validate the answer, write it down."""
+        job, comm, place = self.job, self.comm, self.place
+        split = data.load(job.data, job.data_options, job.seed)
+        module = models.build(job.model, job.model_options, split, job.seed).to(place.device)
+        loss_of = loss_named(job.loss)
+        arena = Arena(module)
+        optimizer = SGD(arena, job.momentum, job.weight_decay)
+        workers, index = comm.size, comm.rank  # servers, which do not train, come with the strategies that have them
+        shards = data.Shards(len(split.train), workers, index, job.batch_size, job.seed, job.data)
+        steps = job.steps if job.steps is not None else (job.epochs or 1) * shards.steps_per_epoch
+        # the model's own random numbers (dropout) differ from worker to worker, but not from run to run
+        torch.manual_seed(int(np.random.default_rng([job.seed, index]).integers(2**63)))
+
+        worker = self.worker = Worker(
+            arena=arena,
+            module=module.train(),
+            optimizer=optimizer,
+            batch_size=job.batch_size,
+            learning_rate=lambda: control.learning_rate,
+            rng=np.random.default_rng([job.seed, index, 1]),
+            index=index,
+            workers=workers,
+        )
+        strategy, answer = job.strategy, Answer(comm.channel(0), arena)
+        exchange = strategy.exchange(comm.channel(1), worker)
+        start, clock_error = start_of_run(comm)
+        recorder = self.recorder = Recorder(self.journal, comm.rank, comm, start, Sketch(arena.parameters, job.seed))
+        control = Control(self.inbox, comm.channel(2), strategy.lockstep, strategy.period, recorder, optimizer, job.learning_rate)
+        recorder.event(
+            "start",
+            0,
+            host=place.host,
+            device=str(place.device),
+            workers=workers,
+            steps=steps,
+            steps_per_epoch=shards.steps_per_epoch,
+            dropped_samples=shards.dropped,
+            parameters=arena.parameters.numel(),
+            model_bytes=arena.state.numel() * arena.state.element_size(),
+            clock_error_seconds=clock_error,
+        )
+        batches = Batches(split.train, shards, place.device)
+
+        def validate_epoch(epoch: int) -> None:
+            """Between epochs: the answer where the workers share a step, each its own model where they do not."""
+            if strategy.lockstep:
+                with answer.inside():
+                    result = evaluate(module, split.validation, loss_of, place.device, comm.channel(0))
+                if comm.rank == 0:
+                    recorder.validation(-1, worker.step - 1, epoch, *result)
+            else:
+                recorder.validation(comm.rank, worker.step - 1, epoch, *evaluate(module, split.validation, loss_of, place.device))
+
+        recorder.restart()
+        train(
+            worker,
+            exchange,
+            batches,
+            loss_of,
+            control,
+            recorder,
+            validate_epoch,
+            steps=steps,
+            steps_per_epoch=shards.steps_per_epoch,
+            random=place.random,
+            charge=place.charge,
+        )
+        control.close()
+        recorder.traffic(worker.step - 1)
+        exchange.finish()
+
+        if not strategy.lockstep and comm.rank < 64:
+            save_model(self.folder, f"rank-{comm.rank:05d}", module, worker.step)
+        with answer.inside():
+            samples, loss, accuracy = evaluate(module, split.validation, loss_of, place.device, comm.channel(0))
+            if comm.rank == 0:
+                path = save_model(self.folder, "final", module, worker.step)
+                recorder.validation(-1, worker.step - 1, max(0, worker.step - 1) // shards.steps_per_epoch, samples, loss, accuracy)
+                recorder.event("checkpoint", worker.step, file=path.name)
+        status = "stopped" if control.stopping and worker.step < steps else "done"
+        recorder.event("end", worker.step, status=status)
+        return {"rank": comm.rank, "status": status, "steps": worker.step}
+
+
+class Batches:
+    """A worker's mini-batches by step, on its device."""
+
+    def __init__(self, dataset: Any, shards: data.Shards, device: torch.device) -> None:
+        self.dataset, self.shards, self.device = dataset, shards, device
+        self._epoch = -1
+        self._indices = torch.empty(0)
+
+    def __call__(self, step: int) -> tuple[int, Any]:
+        """(number of samples, batch) of step `step`."""
+        epoch, position = divmod(step, self.shards.steps_per_epoch)
+        if epoch != self._epoch:
+            self._epoch, self._indices = epoch, self.shards.indices(epoch)
+        indices = self._indices[position]
+        return len(indices), to_device(data.gather(self.dataset, indices), self.device)

@@ -1,0 +1,134 @@
+"""Where the time of a step goes: marks on the training thread, one row per step."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final, final
+
+import torch
+from torch import Tensor
+
+from workbench.arena import Arena
+from workbench.comm.base import Communicator
+from workbench.telemetry import NO_SKETCH, SKETCH
+from workbench.training.journal import Journal
+
+SAMPLED: Final = 20
+"""Every so many steps the gradient's norm, the sketch, the spans and the traffic per peer are recorded too."""
+
+
+@final
+class Recorder:
+    """The records of one rank. The marks of a step follow each other without a gap, so its phases add up to its wall time.
+
+    `start` is the communicator's clock at the start of the run on rank 0; a row's times count from there.
+    """
+
+    def __init__(self, journal: Journal, rank: int, comm: Communicator, start: float, sketch: Sketch | None = None) -> None:
+        self.journal, self.rank, self._comm, self._now, self._start = journal, rank, comm, comm.now, start
+        self._append = journal.append
+        self._sketch = sketch
+        self._phases = {"load": 0.0, "compute": 0.0, "update": 0.0, "exchange": 0.0}
+        self._spans: list[tuple[str, float, float]] | None = None
+        self._sent = (0, 0, 0)
+        self._told = [(0, 0)] * len(comm.traffic.sent_bytes)
+        self.restart()
+
+    def seconds(self) -> float:
+        """Now, since the start of the run."""
+        return self._now() - self._start
+
+    def restart(self) -> None:
+        """The next step begins now: what came before (a pause, a validation) belongs to no step."""
+        self._began = self._last = self._now()
+
+    def mark(self, phase: str) -> None:
+        """The time since the last mark was spent in `phase`."""
+        now = self._now()
+        self._phases[phase] += now - self._last
+        if self._spans is not None:
+            self._spans.append((phase, self._last, now))
+        self._last = now
+
+    def step(
+        self, step: int, epoch: int, samples: int, loss: float, learning_rate: float, staleness: float, hidden_seconds: float, arena: Arena
+    ) -> None:
+        """The step is done: its row, and the next step begins."""
+        phases, traffic, sent = self._phases, self._comm.traffic, self._sent
+        norm = math.nan
+        sketch: tuple[float, ...] = NO_SKETCH
+        if self._spans is not None:
+            norm = float(torch.linalg.vector_norm(arena.gradients))
+            if self._sketch is not None:
+                sketch = self._sketch.of(arena.parameters)
+            for kind, began, ended in self._spans:
+                self._append("spans", (self.rank, step, kind, step, -1, began - self._start, ended - self._start))
+            self.traffic(step)
+        self._sent = (traffic.total_sent_bytes, traffic.received_bytes, traffic.total_sent_messages)
+        self._append(
+            "steps",
+            (
+                self.rank,
+                step,
+                epoch,
+                samples,
+                loss,
+                learning_rate,
+                self._began - self._start,
+                phases["load"],
+                phases["compute"],
+                phases["update"],
+                phases["exchange"],
+                hidden_seconds,
+                staleness,
+                self._sent[0] - sent[0],
+                self._sent[1] - sent[1],
+                self._sent[2] - sent[2],
+                norm,
+                sketch,
+            ),
+        )
+        for phase in phases:
+            phases[phase] = 0.0
+        self._spans = [] if (step + 1) % SAMPLED == 0 else None
+        self._began = self._last
+
+    def traffic(self, step: int) -> None:
+        """What has gone to each peer since the last time."""
+        sent = self._comm.traffic
+        for peer, (nbytes, messages) in enumerate(zip(sent.sent_bytes, sent.sent_messages, strict=True)):
+            told = self._told[peer]
+            if messages != told[1]:
+                self._append("traffic", (self.rank, step, peer, nbytes - told[0], messages - told[1]))
+                self._told[peer] = (nbytes, messages)
+
+    def validation(self, rank: int, step: int, epoch: int, samples: int, loss: float, accuracy: float) -> None:
+        """A model was validated: `rank`'s own, or the answer of all (-1)."""
+        self._append("validation", (rank, step, epoch, samples, loss, accuracy, self.seconds()))
+
+    def event(self, kind: str, step: int, **what: Any) -> None:
+        """Something happened on this rank."""
+        self.journal.event(kind, rank=self.rank, step=step, seconds=round(self.seconds(), 6), **what)
+
+
+@final
+class Sketch:
+    """A seeded count-sketch of a flat tensor (n,): `SKETCH` sums of its numbers with random signs (Alon, Matias and Szegedy, 1996).
+
+    The same seed gives the same signs on every rank, so the distance of two ranks' parameters can be told from their
+    sketches. Two passes over the parameters; scratch space of n floats.
+    """
+
+    def __init__(self, like: Tensor, seed: int) -> None:
+        length = like.numel()
+        generator = torch.Generator().manual_seed(seed)
+        signs = torch.randint(0, 2, (length,), generator=generator, dtype=torch.int8)
+        self._signs = (signs * 2 - 1).to(device=like.device, dtype=like.dtype)
+        self._scratch = torch.zeros(-(-length // SKETCH) * SKETCH, dtype=like.dtype, device=like.device)
+        self._used = self._scratch[:length]
+        self._rows = self._scratch.view(-1, SKETCH)
+
+    def of(self, parameters: Tensor) -> tuple[float, ...]:
+        """The sketch of `parameters`, shape (n,)."""
+        torch.mul(parameters, self._signs, out=self._used)
+        return tuple(self._rows.sum(0).tolist())
