@@ -33,7 +33,7 @@ ORDER = [
     {"plots"},
     {"runs"},
     {"cluster"},
-    {"benchmarks"},
+    {"benchmarks", "lab"},
     {"cli"},
 ]
 """A room imports only rooms above it (and its own); rooms on one line may import each other."""
