@@ -1,0 +1,325 @@
+"""Virtual ranks: threads of one process on a simulated network, under a virtual clock.
+
+    world = VirtualWorld(128, "1G")
+    results = world.run(body)          # body(comm) on every rank; blocking code runs unchanged
+    world.seconds                      # how long that took on the simulated machines
+
+One rank runs at a time (`baton.py`), so results and times repeat exactly, whatever this machine is busy with. The
+world is stricter than real MPI: a send completes only once its receive is posted, a receive of another dtype is an
+error, and ranks that can never go on are a `Deadlock` that names each of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Final, TypeVar, final
+
+import numpy as np
+
+from workbench.comm.base import ANY, Array, Communicator, Op, Request, Traffic, checked, count_allreduce
+from workbench.comm.baton import Baton, Pace
+from workbench.comm.mailbox import Message, Node, Pending, Port, Receive
+from workbench.comm.network import Network
+from workbench.errors import Deadlock
+
+T = TypeVar("T")
+
+POLL_SECONDS: Final = 1e-6
+"""What a `test` or `iprobe` costs that finds nothing. Each further one in a row, with no work in between, costs twice
+as much as the last, up to the moment at which something happens in the world: a loop of polls cannot stop the clock."""
+
+STALLED_POLLS: Final = 10_000
+"""So many polls in a row for something that nobody can bring any more are a deadlock."""
+
+
+@final
+class VirtualWorld:
+    """`size` ranks on a simulated `network` (a Network or the name of a preset).
+
+    `aborted()` is asked at every wait; once true, every rank gets `Aborted`. `pace="real"` sleeps so that virtual time
+    never runs ahead of real time. Each rank has its own state of NumPy's and torch's global random generators.
+    """
+
+    def __init__(self, size: int, network: Network | str = "1G", *, aborted: Callable[[], bool] = bool, pace: Pace = "fast") -> None:
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise ValueError(f"VirtualWorld(size={size!r}): size must be a whole number of at least 1, got {size!r}")
+        if pace not in ("fast", "real"):
+            raise ValueError(f"VirtualWorld(pace={pace!r}): pace must be 'fast' or 'real', got {pace!r}")
+        self.size = size
+        self.network = Network.of(network)
+        self.clocks: list[float] = [0.0] * size
+        """Virtual seconds at which each rank ended the last run."""
+        self.failed_rank: int | None = None
+        """The rank whose exception ended the last run; None if none did, or if all ended together."""
+        self._aborted, self._pace = aborted, pace
+
+    @property
+    def seconds(self) -> float:
+        """Virtual seconds the last run took."""
+        return max(self.clocks)
+
+    def run(self, body: Callable[[VirtualCommunicator], T]) -> list[T]:
+        """`body(comm)` on every rank; what they returned, in the order of the ranks.
+
+        An exception that leaves a rank ends the world: the others get `PeerLost`, and it is raised here with a note
+        that names the rank. Raises `Deadlock` if ranks wait for what can never happen.
+        """
+        nodes: list[Node] = []
+        baton = Baton(self.size, aborted=self._aborted, pace=self._pace, describe=lambda rank: nodes[rank].describe())
+        nodes += [Node(seat, baton, self.network) for seat in baton.seats]
+        everyone = _Group(nodes, list(range(self.size)), "")
+        try:
+            return baton.run(lambda rank: body(VirtualCommunicator(everyone, rank, Traffic(self.size))))
+        finally:
+            self.clocks = [seat.clock for seat in baton.seats]
+            self.failed_rank = baton.failed_rank
+
+
+class _Group:
+    """The ranks of one communicator, the ports of each, and the collectives that some have entered and others not yet."""
+
+    def __init__(self, nodes: list[Node], ranks: list[int], where: str) -> None:
+        self.nodes = nodes
+        self.ranks = ranks
+        """Position here -> rank in the world."""
+        self.where = where
+        self.inboxes: list[dict[int, Port]] = [{} for _ in nodes]
+        self.meetings: dict[int, _Meeting] = {}
+        self.channels: dict[tuple[int, int], _Group] = {}
+
+
+class _Meeting:
+    """A collective on its way: who has entered, with what."""
+
+    def __init__(self, group: _Group, kind: str) -> None:
+        self.group, self.kind = group, kind
+        self.entered: dict[int, _Entry] = {}
+
+
+class _Entry(Pending):
+    """One rank's part in a collective."""
+
+    __slots__ = ("entered", "given", "meeting", "result")
+
+    def __init__(self, home: Node, meeting: _Meeting, given: Any) -> None:
+        self.home, self.meeting, self.given = home, meeting, given
+        self.time = self.error = None
+        self.done = self.waited = False
+        self.source = ANY
+        self.entered = home.seat.clock
+        self.result: Any = None
+
+    def __repr__(self) -> str:
+        group, entered = self.meeting.group, self.meeting.entered
+        missing = [f"rank {rank}" for rank in range(len(group.nodes)) if rank not in entered]
+        listed = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
+        return f"{self.meeting.kind.split(' ')[0]}{group.where.replace(', ', ' on ', 1)} that {listed} did not enter"
+
+
+@final
+class VirtualCommunicator(Communicator):
+    """The communicator of one virtual rank; made by `VirtualWorld.run`."""
+
+    def __init__(self, group: _Group, position: int, traffic: Traffic) -> None:
+        self._group = group
+        self._node = node = group.nodes[position]
+        self._seat, self._baton, self._network = node.seat, node.baton, node.network
+        self._meetings = self._channels = 0
+        self.rank, self.size = position, len(group.nodes)
+        self.traffic, self.beacon = traffic, node.beacon
+        self.now = self._now
+
+    def _now(self) -> float:
+        return self._seat.clock
+
+    def isend(self, buffer: Array, dest: int, tag: int = 0) -> Request:
+        """Start sending; the transfer starts now (after what this rank has sent before), `wait` ends once it is received for."""
+        group = self._group
+        if not 0 <= dest < self.size:
+            raise ValueError(f"isend(dest={dest!r}): dest must be a rank in [0, {self.size - 1}], got {dest!r}")
+        message = Message(self._node, checked(buffer), self.rank, dest, tag, group.where)
+        inbox = group.inboxes[dest]
+        port = inbox.get(tag)
+        if port is None:
+            port = inbox[tag] = Port()
+        traffic, peer = self.traffic, group.ranks[dest]
+        traffic.sent_bytes[peer] += message.nbytes
+        traffic.sent_messages[peer] += 1
+        traffic.total_sent_bytes += message.nbytes
+        traffic.total_sent_messages += 1
+        self._node.send(message, group.nodes[dest], port)
+        return message
+
+    def irecv(self, buffer: Array, source: int, tag: int = 0) -> Request:
+        """Start receiving. A message that does not fit is a ValueError when this request is waited for."""
+        group = self._group
+        if not ANY <= source < self.size:
+            raise ValueError(f"irecv(source={source!r}): source must be a rank in [0, {self.size - 1}] or ANY, got {source!r}")
+        if not checked(buffer).flags.writeable:
+            raise ValueError("irecv needs a buffer that can be written to, got one that is read-only")
+        receive = Receive(self._node, buffer, source, tag, self._seat.clock, group.where)
+        inbox = group.inboxes[self.rank]
+        port = inbox.get(tag)
+        if port is None:
+            port = inbox[tag] = Port()
+        self._node.post(receive, port)
+        return receive
+
+    def iprobe(self, source: int = ANY, tag: int = 0) -> bool:
+        """Whether a message has arrived; ranks that are behind run first."""
+
+        if not ANY <= source < self.size:
+            raise ValueError(f"iprobe(source={source!r}): source must be a rank in [0, {self.size - 1}] or ANY, got {source!r}")
+
+        def arrivals() -> list[float | None]:
+            port = self._group.inboxes[self.rank].get(tag)
+            if port is None:
+                return []
+            lanes = port.lanes.values() if source == ANY else [port.lane(source)]
+            return [lane.messages[0].arrival for lane in lanes if lane.messages]
+
+        whom = "any rank" if source == ANY else f"rank {source}"
+        return self._poll(f"iprobe of {whom} (tag {tag}{self._group.where})", arrivals, any)
+
+    def iallreduce(self, buffer: Array, op: Op = "sum") -> Request:
+        """Combine in the order of the ranks; takes 2(P-1)(latency + bytes/P/bandwidth) from when the last rank enters."""
+        entry, meeting = self._enter(f"iallreduce of {checked(buffer).size} {buffer.dtype.name}, op {op!r}", buffer)
+        count_allreduce(self.traffic, self.size, self._group.ranks[(self.rank + 1) % self.size], buffer.nbytes)
+        if len(meeting.entered) == self.size:
+            entries = [meeting.entered[rank] for rank in range(self.size)]
+            _combine([each.given for each in entries], op)
+            seconds = 2 * (self.size - 1) * self._network.seconds(buffer.nbytes / self.size)
+            self._conclude(entries, seconds)
+        return entry
+
+    def test(self, *requests: Request) -> bool:
+        """Whether all are complete at this rank's clock; ranks that are behind run first. See POLL_SECONDS for the cost."""
+        waiting: tuple[Any, ...] = tuple(request for request in requests if not request.done)  # type: ignore[attr-defined]
+        if not waiting:
+            return True
+        if not self._poll(waiting, lambda: [request.time for request in waiting], all):
+            return False
+        self._report(waiting)
+        return True
+
+    def wait(self, *requests: Request) -> None:
+        """Until all are complete; this rank's clock goes on to the latest of them."""
+        if requests:
+            self._baton.check()
+            self._node.wait_all(requests)
+            self._report(requests)
+
+    def wait_any(self, *requests: Request) -> int:
+        """Until one is complete: the one that completes first in virtual time, of several the first in the list."""
+        if not requests:
+            raise ValueError("wait_any needs at least one request")
+        self._baton.check()
+        index = self._node.wait_any(requests)
+        self._report(requests[index : index + 1])
+        return index
+
+    def split(self, color: int, key: int | None = None) -> VirtualCommunicator:
+        """Collective; returns when the last rank has entered, and is not charged: it belongs to setting up."""
+        if isinstance(color, bool) or not isinstance(color, int) or color < 0:
+            raise ValueError(f"split(color={color!r}): color must be a whole number of at least 0, got {color!r}")
+        entry, meeting = self._enter("split", (color, self.rank if key is None else key, self.rank))
+        if len(meeting.entered) == self.size:
+            chosen: dict[int, list[tuple[int, int, int]]] = {}
+            for each in meeting.entered.values():
+                chosen.setdefault(each.given[0], []).append(each.given)
+            for of, members in chosen.items():
+                ranks = [rank for _, _, rank in sorted(members)]
+                group = self._group
+                made = _Group([group.nodes[r] for r in ranks], [group.ranks[r] for r in ranks], f"{group.where}, split {of}")
+                for position, rank in enumerate(ranks):
+                    meeting.entered[rank].result = made, position
+            self._conclude(list(meeting.entered.values()), 0.0)
+        self.wait(entry)
+        made, position = entry.result
+        return VirtualCommunicator(made, position, self.traffic)
+
+    def channel(self, k: int) -> VirtualCommunicator:
+        """Collective, in order; costs nothing. Every call makes a channel of its own, even with a `k` used before."""
+        self._channels += 1
+        group, which = self._group, (self._channels, k)
+        if which not in group.channels:
+            group.channels[which] = _Group(group.nodes, group.ranks, f"{group.where}, channel {k}")
+        return VirtualCommunicator(group.channels[which], self.rank, self.traffic)
+
+    def compute(self, seconds: float) -> None:
+        """This rank works for so long; ranks that are behind then run first."""
+        if not 0 <= seconds < float("inf"):
+            raise ValueError(f"compute(seconds={seconds!r}): seconds must be a finite number of at least 0, got {seconds!r}")
+        self._baton.check()
+        self._node.polls.clear()
+        self._seat.clock += seconds
+        self._baton.let_earlier_go_first(self._seat)
+
+    def farewell(self, reason: str) -> None:
+        """End the world: every other rank gets `PeerLost` with this rank and the reason."""
+        self._baton.fail(self._seat.rank, reason)
+
+    # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _report(self, requests: tuple[Any, ...]) -> None:
+        """Mark requests complete, count what they brought, raise what went wrong with them."""
+        if self._node.polls:
+            self._node.polls.clear()
+        for request in requests:
+            if not request.done:
+                request.done = True
+                if type(request) is Receive:
+                    if request.error is not None:
+                        raise ValueError(request.error)
+                    if request.message is not None:
+                        self.traffic.received_bytes += request.message.nbytes
+
+    def _poll(self, what: Any, times: Callable[[], list[float | None]], enough: Callable[[Iterable[bool]], bool]) -> bool:
+        """Whether enough of `times` have come; if not, the clock goes on a little, but never past the next thing to happen."""
+        node, seat, baton = self._node, self._seat, self._baton
+        baton.check()
+        baton.let_earlier_go_first(seat)
+        node.advance(seat.clock)
+        found = times()
+        if enough(time is not None and time <= seat.clock for time in found):
+            return True
+        count = node.polls[what] = node.polls.get(what, 0) + 1
+        coming = [time for time in (*found, baton.next_time(), node.next_start()) if time is not None and time > seat.clock]
+        if not coming and count > STALLED_POLLS:
+            text = what if isinstance(what, str) else "; ".join(map(repr, what))
+            baton.end(lambda: Deadlock(f"rank {seat.rank} polls for what no rank can bring any more: {text}"))
+            baton.check()
+        cost = POLL_SECONDS * 2.0 ** min(count - 1, 60) if coming else POLL_SECONDS
+        seat.clock += max(POLL_SECONDS, min([cost, *(time - seat.clock for time in coming)]))
+        return False
+
+    def _enter(self, kind: str, given: Any) -> tuple[_Entry, _Meeting]:
+        """Enter the next collective of this communicator."""
+        group = self._group
+        self._meetings += 1
+        meeting = group.meetings.get(self._meetings)
+        if meeting is None:
+            meeting = group.meetings[self._meetings] = _Meeting(group, kind)
+        elif meeting.kind != kind:
+            raise ValueError(f"rank {self.rank} enters {kind}{group.where}, where rank {next(iter(meeting.entered))} has entered {meeting.kind}")
+        entry = meeting.entered[self.rank] = _Entry(self._node, meeting, given)
+        if len(meeting.entered) == self.size:
+            del group.meetings[self._meetings]
+        return entry, meeting
+
+    def _conclude(self, entries: list[_Entry], seconds: float) -> None:
+        """All have entered: everybody's part is complete `seconds` after the last did (who is the one that runs)."""
+        when = max(entry.entered for entry in entries) + seconds
+        for entry in entries:
+            entry.known(when)
+
+
+def _combine(buffers: list[Array], op: Op) -> None:
+    """Combine elementwise in the order of the ranks, so that all get the same bits; 16-bit floats are added up in float32."""
+    ufunc = {"sum": np.add, "min": np.minimum, "max": np.maximum}[op]
+    first = buffers[0]
+    total = first.astype(np.float32) if first.dtype == np.float16 else first.copy()
+    for buffer in buffers[1:]:
+        ufunc(total, buffer.reshape(total.shape), out=total)
+    for buffer in buffers:
+        buffer[...] = total.reshape(buffer.shape)
