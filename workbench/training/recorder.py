@@ -29,7 +29,7 @@ class Recorder:
         self._append = journal.append
         self._sketch = sketch
         self._phases = {"load": 0.0, "compute": 0.0, "update": 0.0, "exchange": 0.0}
-        self._spans: list[tuple[str, float, float]] | None = None
+        self._spans: list[tuple[str, float, float]] | None = []  # None at the steps that are not sampled
         self._sent = (0, 0, 0)
         self._told = [(0, 0)] * len(comm.traffic.sent_bytes)
         self.restart()

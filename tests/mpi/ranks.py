@@ -1,0 +1,91 @@
+"""What each rank of `test_laws` runs: `mpiexec -n 4 python -m tests.mpi.ranks`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+
+import numpy as np
+from mpi4py import MPI
+
+from tests.laws import broken
+from workbench.comm.base import ANY, Communicator
+from workbench.comm.mpi import MpiCommunicator
+from workbench.errors import Aborted, PeerLost
+
+
+def messages(comm: MpiCommunicator) -> Iterator[str]:
+    """Point to point: ANY, channels that do not mix, short messages, probes, the traffic's sums."""
+    right, left = (comm.rank + 1) % comm.size, (comm.rank - 1) % comm.size
+    first, second = comm.channel(5), comm.channel(6)
+    one, two = np.zeros(4), np.zeros(4)
+    sent = comm.traffic.total_sent_bytes
+    arriving = second.irecv(two, left, 3), first.irecv(one, ANY, 3)
+    comm.wait(first.isend(np.full(4, 1.0), right, 3), second.isend(np.full(2, 2.0), right, 3), *arriving)
+    if not (np.all(one == 1) and np.all(two == [2, 2, 0, 0]) and arriving[1].source == left):
+        yield f"channels mixed on rank {comm.rank}: {one} {two} from {arriving[1].source}"
+    if comm.traffic.total_sent_bytes - sent != 48:
+        yield f"rank {comm.rank} counted {comm.traffic.total_sent_bytes - sent} bytes instead of 48"
+
+    probing = comm.channel(7)
+    sending = probing.isend(np.ones(1), right)
+    while not probing.iprobe(left):
+        pass
+    received = np.zeros(1)
+    comm.wait(probing.irecv(received, left), sending)
+
+    requests = [probing.irecv(np.zeros(1), left, tag) for tag in (1, 2)]
+    out = probing.isend(np.ones(1), right, 2)
+    if probing.wait_any(*requests) != 1:
+        yield "wait_any named the request that is not complete"
+    comm.wait(probing.isend(np.ones(1), right, 1), requests[0], out)
+
+
+def groups(comm: MpiCommunicator) -> Iterator[str]:
+    """`split` makes groups in the order of the key."""
+    part = comm.split(comm.rank % 2, key=-comm.rank)
+    members = np.array([comm.rank], np.int64)
+    part.wait(part.iallreduce(members))
+    everyone = [rank for rank in range(comm.size) if rank % 2 == comm.rank % 2]
+    if members[0] != sum(everyone) or part.size != len(everyone) or part.rank != sorted(everyone, reverse=True).index(comm.rank):
+        yield f"split put rank {comm.rank} at {part.rank} of {part.size}"
+
+
+def endings(comm: Communicator) -> Iterator[str]:
+    """A wait ends when the run is aborted, and when a peer says farewell."""
+    began = time.perf_counter()
+    told = MpiCommunicator(MPI.COMM_WORLD.Dup(), aborted=lambda: time.perf_counter() - began > 0.2)
+    try:
+        told.wait(told.irecv(np.zeros(1), (comm.rank + 1) % comm.size))
+        yield "a wait for nothing ended"
+    except Aborted:
+        pass
+    lonely = MpiCommunicator(MPI.COMM_WORLD.Dup())
+    if lonely.rank == 0:
+        lonely.farewell("ValueError: out of luck")
+        return
+    try:
+        lonely.wait(lonely.irecv(np.zeros(1), 0))
+        yield "a wait for a rank that has failed ended"
+    except PeerLost as lost:
+        if lost.rank != 0 or "out of luck" not in str(lost):
+            yield f"the farewell arrived as {lost}"
+
+
+def main() -> None:
+    """Every law; the words of all ranks are gathered before anyone fails."""
+    comm = MpiCommunicator(MPI.COMM_WORLD.Dup())
+    found = broken(comm, lengths=(0, 1, 5, 64, 1023, 100_003))
+    for law in (messages, groups, endings):
+        found += law(comm)
+    everything = MPI.COMM_WORLD.gather(found)
+    if comm.rank == 0 and everything is not None:
+        words = [word for of_rank in everything for word in of_rank]
+        print("\n".join(words) if words else f"laws kept on {comm.size} ranks")
+        sys.stdout.flush()
+    sys.exit(bool(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,27 @@
+"""The same laws under real MPI."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from workbench.channel.launch import find_mpi
+
+pytestmark = pytest.mark.mpi
+
+
+def mpiexec(ranks: int, module: str) -> subprocess.CompletedProcess[str]:
+    """Run a module of the tests on so many real ranks."""
+    mpi = find_mpi()
+    command = [mpi.mpiexec, "-n", str(ranks), *mpi.arguments(), sys.executable, "-m", module]
+    return subprocess.run(command, env=os.environ | mpi.environment(ranks), capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 4])
+def test_laws_of_collectives_and_communicator(ranks: int) -> None:
+    done = mpiexec(ranks, "tests.mpi.ranks")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"laws kept on {ranks} ranks" in done.stdout

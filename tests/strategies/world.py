@@ -1,0 +1,77 @@
+"""Workers for strategies to work on: a small model per virtual rank, gradients from a script, everything that happened in a log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from workbench.arena import Arena
+from workbench.comm.base import Communicator
+from workbench.comm.network import Network
+from workbench.comm.virtual import VirtualWorld
+from workbench.recipes.sgd import SGD
+from workbench.strategies import Exchange, Strategy, Worker
+
+RATE = 0.1
+NETWORK = Network(latency=1e-4, bandwidth=1e7)
+
+
+def start_of(index: int) -> np.ndarray:
+    """The parameters that a worker starts from, shape (12,)."""
+    return np.random.default_rng([3, index]).standard_normal(12).astype(np.float32)
+
+
+def gradient_of(index: int, step: int) -> np.ndarray:
+    """The scripted gradient of a worker at a step, shape (12,)."""
+    return np.random.default_rng([4, index, step]).standard_normal(12).astype(np.float32)
+
+
+def worker_of(comm: Communicator, same_start: bool) -> Worker:
+    arena = Arena(nn.Linear(3, 3))
+    arena.state.copy_(torch.from_numpy(start_of(0 if same_start else comm.rank)))
+    return Worker(
+        arena=arena,
+        module=arena.module,
+        optimizer=SGD(arena, momentum=0.0),
+        batch_size=1,
+        learning_rate=lambda: RATE,
+        rng=np.random.default_rng([5, comm.rank]),
+        index=comm.rank,
+        workers=comm.size,
+    )
+
+
+def play(
+    strategy: Strategy,
+    size: int,
+    steps: int | Callable[[int], int],
+    watch: Callable[[Exchange], Any] = lambda exchange: None,
+    seconds: Callable[[int], float] = lambda rank: 1e-3,
+    same_start: bool = False,
+) -> tuple[list[np.ndarray], list[Any]]:
+    """Run a strategy on scripted gradients: the trajectory of every rank (steps + 2 rows: start, each step, after finish), and its watch."""
+
+    def body(comm: Communicator) -> tuple[np.ndarray, Any]:
+        worker = worker_of(comm, same_start)
+        exchange = strategy.exchange(comm, worker)
+        watched = watch(exchange)
+        states = [worker.arena.state.numpy().copy()]
+        for step in range(steps if isinstance(steps, int) else steps(comm.rank)):
+            worker.step = step
+            worker.arena.gradients.copy_(torch.from_numpy(gradient_of(comm.rank, step)))
+            comm.compute(seconds(comm.rank))
+            exchange.before_update()
+            exchange.update()
+            exchange.after_update()
+            states.append(worker.arena.state.numpy().copy())
+            worker.step = step + 1
+        exchange.finish()
+        states.append(worker.arena.state.numpy().copy())
+        return np.stack(states), watched
+
+    results = VirtualWorld(size, NETWORK).run(body)
+    return [states for states, _ in results], [watched for _, watched in results]
