@@ -111,7 +111,9 @@ class Control:
         """Wait for a command that ends the pause. Sleeps; talks to the other ranks only when a command has come."""
         self.close()  # an older agreement may be under way
         while self.paused and not self.stopping:
-            if not self.inbox.wait(self._applied, seconds=0.5):
+            if not self.inbox.wait(self._applied, seconds=0.02):
+                if not self.lockstep:
+                    self.comm.compute(0.02)  # virtual time goes on, so that ranks behind this one come to their pause too
                 continue
             if self.inbox.aborted:
                 raise Aborted("the run was told to end at once, while paused")
