@@ -1,0 +1,17 @@
+"""What `workbench bench NAME` measures. One file each; `BENCHMARKS` is the only list of them.
+
+Compared things take turns in one run, figures are medians, and what is promised is a ratio: machines differ, and the
+speed of one drifts.
+"""
+
+from __future__ import annotations
+
+BENCHMARKS: dict[str, str] = {
+    "step": "workbench.benchmarks.step",
+    "ddp": "workbench.benchmarks.ddp",
+    "start": "workbench.benchmarks.start",
+    "telemetry": "workbench.benchmarks.telemetry",
+    "command": "workbench.benchmarks.command",
+    "view": "workbench.benchmarks.view",
+}
+"""Name -> module with `measure(quick: bool) -> list[Figure]`."""

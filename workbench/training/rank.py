@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -28,6 +28,9 @@ from workbench.training.journal import Journal
 from workbench.training.loop import train
 from workbench.training.losses import loss_named
 from workbench.training.recorder import Recorder, Sketch
+
+OWN_MODELS: Final = 64
+"""Of a strategy whose workers differ, so many write their own model beside the answer."""
 
 
 @dataclass
@@ -95,85 +98,103 @@ class RankRun:
 
     def run(self) -> dict[str, Any]:
         """Build, train, finish, validate the answer, write it down."""
-        job, comm, place = self.job, self.comm, self.place
-        split = data.load(job.data, job.data_options, job.seed)
-        module = models.build(job.model, job.model_options, split, job.seed).to(place.device)
-        loss_of = loss_named(job.loss)
-        arena = Arena(module)
+        self.prepare()
+        self.train(self.steps)
+        return self.conclude()
+
+    def prepare(self) -> None:
+        """Collective. Everything up to the first step."""
+        job, comm, place, strategy = self.job, self.comm, self.place, self.job.strategy
+        self.split = data.load(job.data, job.data_options, job.seed)
+        self.module = models.build(job.model, job.model_options, self.split, job.seed).to(place.device).train()
+        self.loss_of = loss_named(job.loss)
+        self.arena = arena = Arena(self.module)
         optimizer = SGD(arena, job.momentum, job.weight_decay)
         workers, index = comm.size, comm.rank  # servers, which do not train, come with the strategies that have them
-        shards = data.Shards(len(split.train), workers, index, job.batch_size, job.seed, job.data)
-        steps = job.steps if job.steps is not None else (job.epochs or 1) * shards.steps_per_epoch
+        self.shards = shards = data.Shards(len(self.split.train), workers, index, job.batch_size, job.seed, job.data)
+        self.steps = job.steps if job.steps is not None else (job.epochs or 1) * shards.steps_per_epoch
         # the model's own random numbers (dropout) differ from worker to worker, but not from run to run
         torch.manual_seed(int(np.random.default_rng([job.seed, index]).integers(2**63)))
-
-        worker = self.worker = Worker(
+        self.worker = Worker(
             arena=arena,
-            module=module.train(),
+            module=self.module,
             optimizer=optimizer,
             batch_size=job.batch_size,
-            learning_rate=lambda: control.learning_rate,
+            learning_rate=lambda: self.control.learning_rate,
             rng=np.random.default_rng([job.seed, index, 1]),
             index=index,
             workers=workers,
         )
-        strategy, answer = job.strategy, Answer(comm.channel(0), arena)
-        exchange = strategy.exchange(comm.channel(1), worker)
+        self.answers = comm.channel(0)
+        self.answer = Answer(self.answers, arena)
+        self.exchange = strategy.exchange(comm.channel(1), self.worker)
         start, clock_error = start_of_run(comm)
-        recorder = self.recorder = Recorder(self.journal, comm.rank, comm, start, Sketch(arena.parameters, job.seed))
-        control = Control(self.inbox, comm.channel(2), strategy.lockstep, strategy.period, recorder, optimizer, job.learning_rate)
-        recorder.event(
+        self.recorder = Recorder(self.journal, comm.rank, comm, start, Sketch(arena.parameters, job.seed))
+        self.control = Control(self.inbox, comm.channel(2), strategy.lockstep, strategy.period, self.recorder, optimizer, job.learning_rate)
+        self.recorder.event(
             "start",
             0,
             host=place.host,
             device=str(place.device),
             workers=workers,
-            steps=steps,
+            steps=self.steps,
             steps_per_epoch=shards.steps_per_epoch,
             dropped_samples=shards.dropped,
             parameters=arena.parameters.numel(),
             model_bytes=arena.state.numel() * arena.state.element_size(),
             clock_error_seconds=clock_error,
         )
-        batches = Batches(split.train, shards, place.device)
+        self.batches = Batches(self.split.train, shards, place.device)
 
-        def validate_epoch(epoch: int) -> None:
-            """Between epochs: the answer where the workers share a step, each its own model where they do not."""
-            if strategy.lockstep:
-                with answer.inside():
-                    result = evaluate(module, split.validation, loss_of, place.device, comm.channel(0))
-                if comm.rank == 0:
-                    recorder.validation(-1, worker.step - 1, epoch, *result)
-            else:
-                recorder.validation(comm.rank, worker.step - 1, epoch, *evaluate(module, split.validation, loss_of, place.device))
-
-        recorder.restart()
+    def train(self, steps: int) -> None:
+        """Collective where the strategy is. Go on to step `steps`, or until told to stop."""
+        assert self.worker is not None
+        assert self.recorder is not None
+        self.recorder.restart()
         train(
-            worker,
-            exchange,
-            batches,
-            loss_of,
-            control,
-            recorder,
-            validate_epoch,
+            self.worker,
+            self.exchange,
+            self.batches,
+            self.loss_of,
+            self.control,
+            self.recorder,
+            self.validate_epoch,
             steps=steps,
-            steps_per_epoch=shards.steps_per_epoch,
-            random=place.random,
-            charge=place.charge,
+            steps_per_epoch=self.shards.steps_per_epoch,
+            random=self.place.random,
+            charge=self.place.charge,
         )
-        control.close()
-        recorder.traffic(worker.step - 1)
-        exchange.finish()
 
-        if not strategy.lockstep and comm.rank < 64:
-            save_model(self.folder, f"rank-{comm.rank:05d}", module, worker.step)
-        with answer.inside():
-            samples, loss, accuracy = evaluate(module, split.validation, loss_of, place.device, comm.channel(0))
+    def validate_epoch(self, epoch: int) -> None:
+        """Between epochs: the answer where the workers share a step, each its own model where they do not."""
+        assert self.worker is not None
+        assert self.recorder is not None
+        step, validation, device = self.worker.step - 1, self.split.validation, self.place.device
+        if not self.job.strategy.lockstep:
+            self.recorder.validation(self.comm.rank, step, epoch, *evaluate(self.module, validation, self.loss_of, device))
+            return
+        with self.answer.inside():
+            result = evaluate(self.module, validation, self.loss_of, device, self.answers)
+        if self.comm.rank == 0:
+            self.recorder.validation(-1, step, epoch, *result)
+
+    def conclude(self) -> dict[str, Any]:
+        """Collective. Leave no message behind, validate the answer and write it down."""
+        worker, recorder, comm = self.worker, self.recorder, self.comm
+        assert worker is not None
+        assert recorder is not None
+        self.control.close()
+        recorder.traffic(worker.step - 1)
+        self.exchange.finish()
+        if not self.job.strategy.lockstep and comm.rank < OWN_MODELS:
+            save_model(self.folder, f"rank-{comm.rank:05d}", self.module, worker.step)
+        with self.answer.inside():
+            result = evaluate(self.module, self.split.validation, self.loss_of, self.place.device, self.answers)
             if comm.rank == 0:
-                path = save_model(self.folder, "final", module, worker.step)
-                recorder.validation(-1, worker.step - 1, max(0, worker.step - 1) // shards.steps_per_epoch, samples, loss, accuracy)
+                path = save_model(self.folder, "final", self.module, worker.step)
+                recorder.validation(-1, worker.step - 1, max(0, worker.step - 1) // self.shards.steps_per_epoch, *result)
                 recorder.event("checkpoint", worker.step, file=path.name)
-        status = "stopped" if control.stopping and worker.step < steps else "done"
+        status = "stopped" if self.control.stopping and worker.step < self.steps else "done"
         recorder.event("end", worker.step, status=status)
         return {"rank": comm.rank, "status": status, "steps": worker.step}
 
