@@ -68,9 +68,11 @@ class Baton:
         results: list[Any] = [None] * len(self.seats)
         stack = threading.stack_size(STACK_BYTES)
         interval = sys.getswitchinterval()
-        generator, torch_state = _numpy_generator(), _torch_state()
+        generator: Any = numpy_random.get_bit_generator()  # type: ignore[attr-defined]
+        state, torch_state = generator.state, _torch_state()
         for seat in self.seats:
-            seat.generator, seat.torch_state = _copied(generator), torch_state
+            seat.generator, seat.torch_state = type(generator)(0), torch_state
+            seat.generator.state = state
             self.ready(seat, 0.0)
         threads = [threading.Thread(target=self._live, args=(seat, body, results), name=f"rank-{seat.rank:05d}", daemon=True) for seat in self.seats]
         sys.setswitchinterval(1)  # one thread runs at a time anyway
@@ -136,16 +138,16 @@ class Baton:
             self.failed_rank = rank
             self.ended = lambda: PeerLost(rank, reason)
 
-    def next_time(self) -> float | None:
-        """When somebody else does something next."""
-        return self.heap[0][0] if self.heap else None
+    def coming(self, seat: Seat) -> set[int] | None:
+        """The other ranks that go on by themselves some time, not waiting for anybody; None if an event is still to happen."""
+        if any(event is not None for *_, event in self.heap):
+            return None
+        return {rank for _, rank, turn, _ in self.heap if turn == self.seats[rank].turn and not self.seats[rank].done} - {seat.rank}
 
     def _live(self, seat: Seat, body: Callable[[int], T], results: list[Any]) -> None:
         seat.lock.acquire()
         self._take_random(seat)
         try:
-            if self.ended is not None:
-                raise self.ended()
             results[seat.rank] = body(seat.rank)
         except BaseException as error:  # noqa: BLE001 (re-raised by run)
             if self.ended is None:
@@ -233,16 +235,6 @@ class Baton:
         """NumPy's and torch's global generators are one per process: give the rank its own back (about 1 us)."""
         numpy_random.set_bit_generator(seat.generator)  # type: ignore[attr-defined]
         _set_torch_state(seat.torch_state)
-
-
-def _numpy_generator() -> Any:
-    return numpy_random.get_bit_generator()  # type: ignore[attr-defined]
-
-
-def _copied(generator: Any) -> Any:
-    copy = type(generator)()
-    copy.state = generator.state
-    return copy
 
 
 def _torch_state() -> Any:

@@ -33,7 +33,7 @@ class Pending:
     def known(self, when: float) -> None:
         """The request completes at `when`: tell the rank if it waits for this."""
         self.time = when
-        if self.waited:
+        if self.waited or self.home.dozing:
             self.home.told(when)
 
     def __repr__(self) -> str:
@@ -118,7 +118,7 @@ class Node:
     """A rank's end of the network: its links, what is on the way to it, what it waits for."""
 
     __slots__ = (
-        "baton", "beacon", "inbox", "latest", "listening", "look_at", "missing", "network", "number", "open", "order", "polls",
+        "baton", "beacon", "dozing", "inbox", "latest", "listening", "look_at", "missing", "network", "number", "open", "order", "polls",
         "rx_free", "seat", "tx_free", "waiting", "waits_any",
     )  # fmt: skip
 
@@ -132,7 +132,7 @@ class Node:
         self.listening: dict[Port, None] = {}  # ports with receives from ANY, in the order they were posted
         self.look_at: float | None = None
         self.waiting: tuple[Any, ...] = ()
-        self.waits_any = False
+        self.waits_any = self.dozing = False
         self.missing = 0  # of those, the ones whose time is not known (1 while it waits for any of them)
         self.latest = 0.0
         self.polls: dict[Any, int] = {}  # what was polled for in vain, how often, since the rank last got on
@@ -179,7 +179,7 @@ class Node:
 
     def take(self, receive: Receive, message: Message) -> None:
         """The receive gets the message: its bytes now, its completion when the link has carried them."""
-        receive.message, message.receive = message, receive
+        receive.message = message
         receive.source = message.sender
         mine, theirs = receive.buffer, message.buffer
         if mine.dtype != theirs.dtype or mine.size < theirs.size:
@@ -194,7 +194,9 @@ class Node:
         message.known(max(receive.posted, message.left))
         if message.arrival is not None:
             receive.known(max(receive.posted, message.arrival))
-        elif self.missing and not self.waits_any and not self.open:
+            return
+        message.receive = receive
+        if self.missing and not self.waits_any and not self.open:
             self.settle(self.waiting)
 
     # -- time ------------------------------------------------------------------------------------------------------
@@ -241,7 +243,10 @@ class Node:
         message.arrival = self.rx_free = arrival = begin + message.nbytes / self.network.bandwidth
         receive = message.receive
         if receive is not None:
+            message.receive = None  # no cycle is left for the garbage collector
             receive.known(arrival if arrival > receive.posted else receive.posted)
+        elif self.dozing:
+            self.told(arrival)
 
     def next_start(self) -> float | None:
         """When the first message on the way, whose arrival is not settled, was started."""
@@ -250,14 +255,13 @@ class Node:
     def plan_look(self) -> None:
         """See to it that `advance` is called when the next message on the way can be settled."""
         when = self.next_start()
-        for port in self.listening:
-            message = port.first()
-            if message is not None and (when is None or message.start < when):
-                when = message.start
+        if self.listening:
+            starts = [message.start for message in map(Port.first, self.listening) if message is not None]
+            when = min([*starts, when] if when is not None else starts, default=None)
+            if when is not None:
+                when = max(when, min(port.anys[0].posted for port in self.listening))
         if when is None:
             return
-        posted = min((port.anys[0].posted for port in self.listening), default=when)
-        when = max(when, posted)
         if self.look_at is None or when < self.look_at:
             self.look_at = when
             self.baton.at(when, self._look)
@@ -316,10 +320,24 @@ class Node:
             self.waits_any = True
             self._block(requests, 1)
 
+    def doze(self, until: float) -> None:
+        """Let time pass until something comes for this rank, or until then: between two polls."""
+        self.baton.ready(self.seat, until)
+        self.waits_any, self.missing, self.dozing = True, 1, True
+        if self.inbox:
+            self.plan_look()
+        try:
+            self.baton.block(self.seat)
+        finally:
+            self.missing, self.dozing = 0, False
+
     def _block(self, requests: tuple[Any, ...], missing: int) -> None:
         self.waiting, self.missing = requests, missing
         self.beacon.since = self.seat.clock
-        self.beacon.operation = repr(next(request for request in requests if request.time is None))
+        for request in requests:
+            if request.time is None:
+                self.beacon.operation = repr(request)
+                break
         if self.inbox or self.listening:
             self.plan_look()
         try:

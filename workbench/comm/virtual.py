@@ -26,10 +26,12 @@ T = TypeVar("T")
 
 POLL_SECONDS: Final = 1e-6
 """What a `test` or `iprobe` costs that finds nothing. Each further one in a row, with no work in between, costs twice
-as much as the last, up to the moment at which something happens in the world: a loop of polls cannot stop the clock."""
+as much as the last, or until something comes for the rank: a loop of polls cannot stop the clock, and loses no time."""
 
-STALLED_POLLS: Final = 10_000
-"""So many polls in a row for something that nobody can bring any more are a deadlock."""
+LONGEST_POLL: Final = 20  # doublings: about a second
+
+STALLED_POLLS: Final = 1_000
+"""So many polls in a row, while all other ranks wait, have returned or do the same, are a deadlock."""
 
 
 @final
@@ -67,7 +69,7 @@ class VirtualWorld:
         nodes: list[Node] = []
         baton = Baton(self.size, aborted=self._aborted, pace=self._pace, describe=lambda rank: nodes[rank].describe())
         nodes += [Node(seat, baton, self.network) for seat in baton.seats]
-        everyone = _Group(nodes, list(range(self.size)), "")
+        everyone = _Group(nodes, nodes, list(range(self.size)), "")
         try:
             return baton.run(lambda rank: body(VirtualCommunicator(everyone, rank, Traffic(self.size))))
         finally:
@@ -78,8 +80,8 @@ class VirtualWorld:
 class _Group:
     """The ranks of one communicator, the ports of each, and the collectives that some have entered and others not yet."""
 
-    def __init__(self, nodes: list[Node], ranks: list[int], where: str) -> None:
-        self.nodes = nodes
+    def __init__(self, world: list[Node], nodes: list[Node], ranks: list[int], where: str) -> None:
+        self.world, self.nodes = world, nodes
         self.ranks = ranks
         """Position here -> rank in the world."""
         self.where = where
@@ -230,7 +232,7 @@ class VirtualCommunicator(Communicator):
             for of, members in chosen.items():
                 ranks = [rank for _, _, rank in sorted(members)]
                 group = self._group
-                made = _Group([group.nodes[r] for r in ranks], [group.ranks[r] for r in ranks], f"{group.where}, split {of}")
+                made = _Group(group.world, [group.nodes[r] for r in ranks], [group.ranks[r] for r in ranks], f"{group.where}, split {of}")
                 for position, rank in enumerate(ranks):
                     meeting.entered[rank].result = made, position
             self._conclude(list(meeting.entered.values()), 0.0)
@@ -243,7 +245,7 @@ class VirtualCommunicator(Communicator):
         self._channels += 1
         group, which = self._group, (self._channels, k)
         if which not in group.channels:
-            group.channels[which] = _Group(group.nodes, group.ranks, f"{group.where}, channel {k}")
+            group.channels[which] = _Group(group.world, group.nodes, group.ranks, f"{group.where}, channel {k}")
         return VirtualCommunicator(group.channels[which], self.rank, self.traffic)
 
     def compute(self, seconds: float) -> None:
@@ -275,7 +277,7 @@ class VirtualCommunicator(Communicator):
                         self.traffic.received_bytes += request.message.nbytes
 
     def _poll(self, what: Any, times: Callable[[], list[float | None]], enough: Callable[[Iterable[bool]], bool]) -> bool:
-        """Whether enough of `times` have come; if not, the clock goes on a little, but never past the next thing to happen."""
+        """Whether enough of `times` have come; if not, the clock goes on a little, but never past what comes next for this rank."""
         node, seat, baton = self._node, self._seat, self._baton
         baton.check()
         baton.let_earlier_go_first(seat)
@@ -284,13 +286,13 @@ class VirtualCommunicator(Communicator):
         if enough(time is not None and time <= seat.clock for time in found):
             return True
         count = node.polls[what] = node.polls.get(what, 0) + 1
-        coming = [time for time in (*found, baton.next_time(), node.next_start()) if time is not None and time > seat.clock]
-        if not coming and count > STALLED_POLLS:
+        others = baton.coming(seat) if count % STALLED_POLLS == 0 else None
+        if others is not None and all(self._group.world[rank].dozing for rank in others):
             text = what if isinstance(what, str) else "; ".join(map(repr, what))
             baton.end(lambda: Deadlock(f"rank {seat.rank} polls for what no rank can bring any more: {text}"))
             baton.check()
-        cost = POLL_SECONDS * 2.0 ** min(count - 1, 60) if coming else POLL_SECONDS
-        seat.clock += max(POLL_SECONDS, min([cost, *(time - seat.clock for time in coming)]))
+        coming = [time for time in found if time is not None and time > seat.clock]
+        node.doze(min([seat.clock + POLL_SECONDS * 2.0 ** min(count - 1, LONGEST_POLL), *coming]))
         return False
 
     def _enter(self, kind: str, given: Any) -> tuple[_Entry, _Meeting]:
