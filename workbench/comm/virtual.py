@@ -14,12 +14,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Final, TypeVar, final
 
-import numpy as np
-
 from workbench.comm.base import ANY, Array, Communicator, Op, Request, Traffic, checked, count_allreduce
 from workbench.comm.baton import Baton, Pace
-from workbench.comm.mailbox import Message, Node, Pending, Port, Receive
+from workbench.comm.mailbox import Message, Port, Receive
+from workbench.comm.meeting import Entry, Group, Meeting, combine
 from workbench.comm.network import Network
+from workbench.comm.node import Node
 from workbench.errors import Deadlock
 
 T = TypeVar("T")
@@ -69,7 +69,7 @@ class VirtualWorld:
         nodes: list[Node] = []
         baton = Baton(self.size, aborted=self._aborted, pace=self._pace, describe=lambda rank: nodes[rank].describe())
         nodes += [Node(seat, baton, self.network) for seat in baton.seats]
-        everyone = _Group(nodes, nodes, list(range(self.size)), "")
+        everyone = Group(nodes, nodes, list(range(self.size)), "")
         try:
             return baton.run(lambda rank: body(VirtualCommunicator(everyone, rank, Traffic(self.size))))
         finally:
@@ -77,52 +77,11 @@ class VirtualWorld:
             self.failed_rank = baton.failed_rank
 
 
-class _Group:
-    """The ranks of one communicator, the ports of each, and the collectives that some have entered and others not yet."""
-
-    def __init__(self, world: list[Node], nodes: list[Node], ranks: list[int], where: str) -> None:
-        self.world, self.nodes = world, nodes
-        self.ranks = ranks
-        """Position here -> rank in the world."""
-        self.where = where
-        self.inboxes: list[dict[int, Port]] = [{} for _ in nodes]
-        self.meetings: dict[int, _Meeting] = {}
-        self.channels: dict[tuple[int, int], _Group] = {}
-
-
-class _Meeting:
-    """A collective on its way: who has entered, with what."""
-
-    def __init__(self, group: _Group, kind: str) -> None:
-        self.group, self.kind = group, kind
-        self.entered: dict[int, _Entry] = {}
-
-
-class _Entry(Pending):
-    """One rank's part in a collective."""
-
-    __slots__ = ("entered", "given", "meeting", "result")
-
-    def __init__(self, home: Node, meeting: _Meeting, given: Any) -> None:
-        self.home, self.meeting, self.given = home, meeting, given
-        self.time = self.error = None
-        self.done = self.waited = False
-        self.source = ANY
-        self.entered = home.seat.clock
-        self.result: Any = None
-
-    def __repr__(self) -> str:
-        group, entered = self.meeting.group, self.meeting.entered
-        missing = [f"rank {rank}" for rank in range(len(group.nodes)) if rank not in entered]
-        listed = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
-        return f"{self.meeting.kind.split(' ')[0]}{group.where.replace(', ', ' on ', 1)} that {listed} did not enter"
-
-
 @final
 class VirtualCommunicator(Communicator):
     """The communicator of one virtual rank; made by `VirtualWorld.run`."""
 
-    def __init__(self, group: _Group, position: int, traffic: Traffic) -> None:
+    def __init__(self, group: Group, position: int, traffic: Traffic) -> None:
         self._group = group
         self._node = node = group.nodes[position]
         self._seat, self._baton, self._network = node.seat, node.baton, node.network
@@ -189,7 +148,7 @@ class VirtualCommunicator(Communicator):
         count_allreduce(self.traffic, self.size, self._group.ranks[(self.rank + 1) % self.size], buffer.nbytes)
         if len(meeting.entered) == self.size:
             entries = [meeting.entered[rank] for rank in range(self.size)]
-            _combine([each.given for each in entries], op)
+            combine([each.given for each in entries], op)
             seconds = 2 * (self.size - 1) * self._network.seconds(buffer.nbytes / self.size)
             self._conclude(entries, seconds)
         return entry
@@ -232,7 +191,7 @@ class VirtualCommunicator(Communicator):
             for of, members in chosen.items():
                 ranks = [rank for _, _, rank in sorted(members)]
                 group = self._group
-                made = _Group(group.world, [group.nodes[r] for r in ranks], [group.ranks[r] for r in ranks], f"{group.where}, split {of}")
+                made = Group(group.world, [group.nodes[r] for r in ranks], [group.ranks[r] for r in ranks], f"{group.where}, split {of}")
                 for position, rank in enumerate(ranks):
                     meeting.entered[rank].result = made, position
             self._conclude(list(meeting.entered.values()), 0.0)
@@ -245,7 +204,7 @@ class VirtualCommunicator(Communicator):
         self._channels += 1
         group, which = self._group, (self._channels, k)
         if which not in group.channels:
-            group.channels[which] = _Group(group.world, group.nodes, group.ranks, f"{group.where}, channel {k}")
+            group.channels[which] = Group(group.world, group.nodes, group.ranks, f"{group.where}, channel {k}")
         return VirtualCommunicator(group.channels[which], self.rank, self.traffic)
 
     def compute(self, seconds: float) -> None:
@@ -295,33 +254,22 @@ class VirtualCommunicator(Communicator):
         node.doze(min([seat.clock + POLL_SECONDS * 2.0 ** min(count - 1, LONGEST_POLL), *coming]))
         return False
 
-    def _enter(self, kind: str, given: Any) -> tuple[_Entry, _Meeting]:
+    def _enter(self, kind: str, given: Any) -> tuple[Entry, Meeting]:
         """Enter the next collective of this communicator."""
         group = self._group
         self._meetings += 1
         meeting = group.meetings.get(self._meetings)
         if meeting is None:
-            meeting = group.meetings[self._meetings] = _Meeting(group, kind)
+            meeting = group.meetings[self._meetings] = Meeting(group, kind)
         elif meeting.kind != kind:
             raise ValueError(f"rank {self.rank} enters {kind}{group.where}, where rank {next(iter(meeting.entered))} has entered {meeting.kind}")
-        entry = meeting.entered[self.rank] = _Entry(self._node, meeting, given)
+        entry = meeting.entered[self.rank] = Entry(self._node, meeting, given)
         if len(meeting.entered) == self.size:
             del group.meetings[self._meetings]
         return entry, meeting
 
-    def _conclude(self, entries: list[_Entry], seconds: float) -> None:
+    def _conclude(self, entries: list[Entry], seconds: float) -> None:
         """All have entered: everybody's part is complete `seconds` after the last did (who is the one that runs)."""
         when = max(entry.entered for entry in entries) + seconds
         for entry in entries:
             entry.known(when)
-
-
-def _combine(buffers: list[Array], op: Op) -> None:
-    """Combine elementwise in the order of the ranks, so that all get the same bits; 16-bit floats are added up in float32."""
-    ufunc = {"sum": np.add, "min": np.minimum, "max": np.maximum}[op]
-    first = buffers[0]
-    total = first.astype(np.float32) if first.dtype == np.float16 else first.copy()
-    for buffer in buffers[1:]:
-        ufunc(total, buffer.reshape(total.shape), out=total)
-    for buffer in buffers:
-        buffer[...] = total.reshape(buffer.shape)
