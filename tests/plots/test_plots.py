@@ -292,6 +292,28 @@ def test_few_ranks_differ_in_colour_or_dash_and_many_run_through_a_scale() -> No
     assert PLOTS["throughput"](64).root.title.text.endswith("(ranks 0 to 63 from blue to yellow)")
 
 
+@pytest.mark.parametrize("name", list(PLOTS))
+@pytest.mark.parametrize(("before", "after"), [(1, 4), (2, 9), (8, 65), (9, 64), (65, 66)])
+def test_a_plot_learns_how_many_ranks_there_are(name: str, before: int, after: int) -> None:
+    """Ranks that report late end up in the same picture as those that were known from the start."""
+    known, learning = PLOTS[name](after), PLOTS[name]()
+    listener = Listener(learning)
+    rows = records(after, 0, 30)
+    early = rows["rank"] < before
+    for part in (rows[early], rows[~early]):
+        known.update(part)
+        learning.update(part)
+    assert learning.root.renderers[0].data_source is learning.source
+    assert learning.root.title.text == known.root.title.text
+    assert [type(tool) for tool in learning.root.tools].count(type(learning.root.tools[-1])) <= 3
+    assert len(learning.root.tools) == len(known.root.tools)
+    assert [item.label for item in learning.root.above[0].items] == [item.label for item in known.root.above[0].items]
+    assert drawn(learning).keys() == drawn(known).keys()
+    for key, values in drawn(known).items():
+        np.testing.assert_allclose(drawn(learning)[key], values, rtol=1e-5, err_msg=key)
+    assert listener.message()
+
+
 def test_bins_keep_their_sums_when_they_join() -> None:
     bins = Bins(2, 1.0, slots=8)
     rng = np.random.default_rng(1)

@@ -22,8 +22,12 @@ class Plot(Protocol):
     document. For one thread at a time: hold the document's lock around `update`.
     """
 
-    source: ColumnDataSource
     root: Any
+
+    @property
+    def source(self) -> ColumnDataSource:
+        """What is drawn of the ranks."""
+        ...
 
     def update(self, rows: Rows, validation: Rows = NO_VALIDATION) -> None:
         """Take in *new* rows of the tables steps (n,) and validation (m,), in any order of the ranks."""
@@ -35,7 +39,10 @@ class Plot(Protocol):
 
 
 def legend_above(root: Any, items: list[LegendItem]) -> None:
-    """Put a legend above a figure, where it covers nothing."""
+    """Put a legend above a figure, where it covers nothing, or change the one that is there."""
+    if root.above:
+        root.above[0].items = items
+        return
     look: dict[str, Any] = {"orientation": "horizontal", "border_line_alpha": 0, "background_fill_alpha": 0, "padding": 0, "spacing": 8}
     root.add_layout(Legend(items=items, label_text_font_size="11px", **look), "above")
 

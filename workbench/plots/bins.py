@@ -30,6 +30,11 @@ class Bins:
         """Number of slots; even."""
         return self.sums.shape[1]
 
+    def grow(self, ranks: int) -> None:
+        """Room for more ranks."""
+        more = np.zeros((ranks - len(self.sums), self.slots))
+        self.sums, self.counts = np.concatenate([self.sums, more]), np.concatenate([self.counts, more])
+
     def fit(self, position: float) -> bool:
         """Make room for a position; whether slots were joined, so that everything has to be drawn again."""
         joined = False

@@ -24,46 +24,57 @@ class RankLines:
     """
 
     def __init__(self, root: Any, ranks: int, slots: int, across: tuple[str, str], along: tuple[str, str]) -> None:
-        self.ranks, self.slots = ranks, slots
-        self.shown = list(range(ranks)) if ranks <= MANY else [0]
+        self.root, self.ranks, self.slots = root, ranks, slots
+        self._tips = [("rank", "@rank"), (across[0], f"$snap_x{{{across[1]}}}"), (along[0], f"$snap_y{{{along[1]}}}")]
         self._grid = np.full(slots, np.nan, np.float32)
         self._values = np.full((ranks, slots), np.nan, np.float32)
+        self.renderers: list[Any] = []
+        self._tools: list[Any] = []
+        self._begin()
+
+    def grow(self, ranks: int) -> None:
+        """There are more ranks than was thought: draw anew, in the manner for so many."""
+        more = np.full((ranks - self.ranks, self.slots), np.nan, np.float32)
+        self._values = np.concatenate([self._values, more])
+        self.ranks = ranks
+        self.root.renderers = [renderer for renderer in self.root.renderers if renderer not in self.renderers]
+        self.root.tools = [tool for tool in self.root.tools if tool not in self._tools]
+        self._begin()
+
+    def _begin(self) -> None:
+        few, others = self.ranks <= FEW, list(self.root.renderers)
+        self.shown = list(range(self.ranks)) if self.ranks <= MANY else [0]
         self.source = ColumnDataSource(self._columns())
-        self.renderer = root.multi_line(
+        lines = self.root.multi_line(
             "xs",
             "ys",
             source=self.source,
             line_color="colour",
             line_dash="dash",
-            line_width=2 if ranks <= FEW else 1.2,
-            line_alpha=0.9 if ranks <= FEW else 0.6,
+            line_width=2 if few else 1.2,
+            line_alpha=0.9 if few else 0.6,
             hover_line_color="colour",
             hover_line_width=4,
             hover_line_alpha=1,
             selection_line_width=3,
             nonselection_line_alpha=0.15,
         )
-        root.add_tools(
-            HoverTool(
-                renderers=[self.renderer],
-                line_policy="nearest",
-                visible=False,
-                tooltips=[("rank", "@rank"), (across[0], f"$snap_x{{{across[1]}}}"), (along[0], f"$snap_y{{{along[1]}}}")],
-            ),
-            TapTool(renderers=[self.renderer], visible=False),
-        )
+        self.renderers = [lines]
+        self.legend = [LegendItem(label={"field": "label"}, renderers=[lines])] if few else []
         self.band: ColumnDataSource | None = None
-        self._band_items: list[LegendItem] = []
-        if ranks > MANY:
+        if self.ranks > MANY:
             self.band = ColumnDataSource(self._band_columns())
-            area = root.varea("x", "low", "high", source=self.band, fill_color=GREY, fill_alpha=0.3)
-            mean = root.line("x", "mean", source=self.band, line_color=GREY, line_width=2)
-            self._band_items = [LegendItem(label=f"lowest to highest of {ranks} ranks", renderers=[area]), LegendItem(label="mean", renderers=[mean])]
-
-    def legend(self) -> list[LegendItem]:
-        """What a legend says of the lines: the ranks where each has a colour of its own, and the band."""
-        own = [LegendItem(label={"field": "label"}, renderers=[self.renderer])] if self.ranks <= FEW else []
-        return [*own, *self._band_items]
+            area = self.root.varea("x", "low", "high", source=self.band, fill_color=GREY, fill_alpha=0.3)
+            mean = self.root.line("x", "mean", source=self.band, line_color=GREY, line_width=2)
+            self.renderers += [area, mean]
+            self.legend += [
+                LegendItem(label=f"lowest to highest of {self.ranks} ranks", renderers=[area]),
+                LegendItem(label="mean", renderers=[mean]),
+            ]
+        self.root.renderers = [*self.renderers, *others]
+        hover = HoverTool(renderers=[lines], line_policy="nearest", tooltips=self._tips, visible=False)
+        self._tools = [hover, TapTool(renderers=[lines], visible=False)]
+        self.root.add_tools(*self._tools)
 
     @property
     def colours(self) -> str:

@@ -22,11 +22,10 @@ class LossPlot:
     The diamonds are the loss on the validation set, of the answer of all ranks (rank -1) or of a rank's own model.
     """
 
-    def __init__(self, ranks: int) -> None:
+    def __init__(self, ranks: int = 1) -> None:
         self.root = canvas("loss", "Loss", "step", "loss")
         self._bins = Bins(ranks, 1.0)
         self._lines = RankLines(self.root, ranks, SLOTS, ("step", "0,0"), ("loss", "0.0000"))
-        self.source = self._lines.source
         self.validation = ColumnDataSource({"step": [], "loss": [], "accuracy": [], "model": []})
         points = self.root.scatter(
             "step", "loss", source=self.validation, marker="diamond", size=13, fill_color="white", line_color=GREY, line_width=2
@@ -38,13 +37,18 @@ class LossPlot:
                 tooltips=[("validation of", "@model"), ("step", "@step{0,0}"), ("loss", "@loss{0.0000}"), ("accuracy", "@accuracy{0.0 %}")],
             )
         )
-        legend_above(self.root, [*self._lines.legend(), LegendItem(label="validation", renderers=[points])])
+        self._points = LegendItem(label="validation", renderers=[points])
         self._replace()
+
+    @property
+    def source(self) -> ColumnDataSource:
+        """What is drawn of the ranks."""
+        return self._lines.source
 
     def update(self, rows: Rows, validation: Rows = NO_VALIDATION) -> None:
         """Take in new rows of steps (n,) and of validation (m,)."""
         if len(rows):
-            joined = self._bins.fit(float(rows["step"].max()))
+            joined = self._fit(rows)
             slot = (rows["step"] // self._bins.width).astype(np.intp)
             rank = rows["rank"].astype(np.intp)
             self._bins.add(rank, slot, rows["loss"].astype(np.float64))
@@ -59,7 +63,16 @@ class LossPlot:
         """Beyond 64 ranks: show the lines of these."""
         self._lines.select(ranks)
 
+    def _fit(self, rows: Rows) -> bool:
+        """Make room for rows; whether all has to be drawn again."""
+        ranks = int(rows["rank"].max()) + 1
+        if grown := ranks > self._lines.ranks:
+            self._bins.grow(ranks)
+            self._lines.grow(ranks)
+        return self._bins.fit(float(rows["step"].max())) or grown
+
     def _replace(self) -> None:
+        legend_above(self.root, [*self._lines.legend, self._points])
         width = self._bins.width
         said = [f"mean of {width:g} steps"] if width > 1 else []
         said += [self._lines.colours] if self._lines.colours else []

@@ -23,15 +23,14 @@ _COLUMNS = (*PHASES, "hidden")
 class PhasesPlot:
     """A bar per rank: its mean milliseconds per step, split by phase; over the latest steps, or (`recent=None`) over all."""
 
-    def __init__(self, ranks: int, recent: int | None = RECENT) -> None:
+    def __init__(self, ranks: int = 1, recent: int | None = RECENT) -> None:
         over = "all steps" if recent is None else f"the last {recent} steps"
         self.root = canvas("phases", f"Time per step (mean of {over})", "rank", "ms per step")
         self.ranks, self._recent = ranks, recent
         self._window = np.zeros((ranks, recent or 0, len(_COLUMNS)), np.float32)
         self._sums = np.zeros((ranks, len(_COLUMNS)))
         self._seen = np.zeros(ranks, int)
-        columns = {name: np.full(ranks, np.nan) for name in (*_COLUMNS, "total", "steps")}
-        self.source = ColumnDataSource({"rank": np.arange(ranks), **columns})
+        self.source = ColumnDataSource(self._empty())
         bars = self.root.vbar_stack(list(PHASES), x="rank", width=0.8, source=self.source, color=list(PHASE_COLOURS.values()), line_color=None)
         legend_above(self.root, [LegendItem(label=phase, renderers=[bar]) for phase, bar in zip(PHASES, bars, strict=True)])
         tips = [("rank", "@rank"), *((phase, f"@{phase}{{0,0.00}} ms") for phase in PHASES), ("together", "@total{0,0.00} ms")]
@@ -40,7 +39,7 @@ class PhasesPlot:
                 renderers=list(bars), visible=False, tooltips=[*tips, ("hidden behind compute", "@hidden{0,0.00} ms"), ("steps", "@steps{0,0}")]
             )
         )
-        self.root.xaxis.ticker = BasicTicker(min_interval=1, desired_num_ticks=min(ranks, 16))
+        self.root.xaxis.ticker = BasicTicker(min_interval=1, desired_num_ticks=16)
         self.root.xgrid.visible = False
         self.root.y_range.start = 0
 
@@ -50,6 +49,8 @@ class PhasesPlot:
             return
         values = np.stack([rows[f"{name}_seconds"] for name in _COLUMNS], axis=1)
         rank = rows["rank"].astype(np.intp)
+        if rank.max() >= self.ranks:
+            self._grow(int(rank.max()) + 1)
         counts = np.bincount(rank, minlength=self.ranks)
         if self._recent is None:
             np.add.at(self._sums, rank, values)
@@ -64,6 +65,22 @@ class PhasesPlot:
 
     def select(self, ranks: list[int]) -> None:
         """All ranks are shown anyway."""
+
+    def _empty(self) -> dict[str, Any]:
+        columns = {name: np.full(self.ranks, np.nan) for name in (*_COLUMNS, "total", "steps")}
+        return {"rank": np.arange(self.ranks), **columns}
+
+    def _grow(self, ranks: int) -> None:
+        """There are more ranks than was thought."""
+        before, more = self.ranks, ranks - self.ranks
+        self._window = np.concatenate([self._window, np.zeros((more, *self._window.shape[1:]), np.float32)])
+        self._sums = np.concatenate([self._sums, np.zeros((more, len(_COLUMNS)))])
+        self._seen = np.append(self._seen, np.zeros(more, int))
+        self.ranks = ranks
+        columns = self._empty()
+        for name, values in self.source.data.items():
+            columns[str(name)][:before] = values
+        self.source.data = columns
 
     def _draw(self, moved: Any) -> None:
         if self._recent is None:

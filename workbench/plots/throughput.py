@@ -28,7 +28,7 @@ class ThroughputPlot:
     been heard have (or are silent).
     """
 
-    def __init__(self, ranks: int) -> None:
+    def __init__(self, ranks: int = 1) -> None:
         # the ranks' lines get more room above them than their sum, which would else lie on them when all are equally fast
         self.root = canvas(
             "throughput", "Throughput", "seconds since the start of the run", "samples/s per rank", y_range=DataRange1d(start=0, range_padding=0.4)
@@ -40,18 +40,19 @@ class ThroughputPlot:
         self._drawn = np.zeros(ranks, int)
         self._summed = 0
         self._lines = RankLines(self.root, ranks, SLOTS, ("seconds", "0,0.00"), ("samples/s", "0,0"))
-        self.source = self._lines.source
         self.total = ColumnDataSource({"x": np.full(SLOTS, np.nan), "y": np.full(SLOTS, np.nan)})
         sums = self.root.line("x", "y", source=self.total, y_range_name="total", line_color=GREY, line_width=3, level="underlay")
         self.root.extra_y_ranges = {"total": DataRange1d(start=0, renderers=[sums])}
-        self.root.y_range.renderers = [self._lines.renderer, *([self.root.renderers[1]] if self._lines.band is not None else [])]
         self.root.add_layout(LinearAxis(y_range_name="total", axis_label="samples/s of all ranks"), "right")
         self.root.yaxis.formatter = NumeralTickFormatter(format="0,0")
-        if self._lines.colours:
-            self.root.title.text += f" ({self._lines.colours})"
         self.root.add_tools(HoverTool(renderers=[sums], visible=False, tooltips=[("all ranks", "@y{0,0} samples/s"), ("at", "@x{0,0.0} s")]))
-        legend_above(self.root, [*self._lines.legend(), LegendItem(label="all ranks (right axis)", renderers=[sums])])
+        self._all = LegendItem(label="all ranks (right axis)", renderers=[sums])
         self._replace()
+
+    @property
+    def source(self) -> ColumnDataSource:
+        """What is drawn of the ranks."""
+        return self._lines.source
 
     def update(self, rows: Rows, validation: Rows = NO_VALIDATION) -> None:
         """Take in new rows of steps (n,)."""
@@ -62,7 +63,8 @@ class ThroughputPlot:
         wall = np.sum([rows[f"{phase}_seconds"] for phase in PHASES], axis=0, dtype=np.float64)
         end = start + np.maximum(wall, 0.0)
         self._longest = max(self._longest, float(wall.max()))
-        joined = self._bins.fit(float(end.max()))
+        joined = self._grow(int(rank.max()) + 1)
+        joined = self._bins.fit(float(end.max())) or joined
         first, last = self._spread(rank, start, end, rows["samples"].astype(np.float64))
         np.minimum.at(self._begins, rank, start)
         np.maximum.at(self._ends, rank, end)
@@ -108,7 +110,19 @@ class ThroughputPlot:
         begun = np.arange(SLOTS)[part] * self._bins.width + self._bins.width > self._begins.min()
         return np.where(begun, self._bins.sums[:, part].sum(0) / self._bins.width, np.nan)
 
+    def _grow(self, ranks: int) -> bool:
+        more = max(0, ranks - self._lines.ranks)
+        if more:
+            self._bins.grow(ranks)
+            self._lines.grow(ranks)
+            self._begins = np.append(self._begins, np.full(more, np.inf))
+            self._ends = np.append(self._ends, np.full(more, -np.inf))
+        return more > 0
+
     def _replace(self) -> None:
+        legend_above(self.root, [*self._lines.legend, self._all])
+        self.root.title.text = f"Throughput ({self._lines.colours})" if self._lines.colours else "Throughput"
+        self.root.y_range.renderers = self._lines.renderers  # the left axis is that of the ranks alone
         grid = (np.arange(SLOTS) + 0.5) * self._bins.width
         self._lines.replace(grid, self._rates())
         self._drawn = np.minimum(np.nan_to_num(self._ends, neginf=0.0) // self._bins.width, SLOTS).astype(int)
