@@ -1,0 +1,1 @@
+"""The notebook's side: clusters that are started, attached and given jobs."""

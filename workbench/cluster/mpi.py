@@ -1,0 +1,266 @@
+"""The notebook's side of a real cluster: MPI ranks that are started, attached, given jobs, stopped."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self, final
+
+from workbench import __version__
+from workbench.channel.launch import cores
+from workbench.cluster import registry
+from workbench.cluster.engines import Engines
+from workbench.cluster.facts import cluster_facts
+from workbench.cluster.status import ClusterStatus, RankStatus, some_ranks
+from workbench.errors import ClusterBusy, ClusterGone
+from workbench.job import Job
+from workbench.options import unknown_name
+from workbench.store import create_run_folder, write_json
+from workbench.training import devices as gpus
+
+if TYPE_CHECKING:
+    from workbench.channel.client import EngineFeed
+    from workbench.channel.link import Link
+    from workbench.runs.run import Run
+
+LAUNCHERS: Final = ("mpi",)
+PLANNED: Final = ("ssh", "slurm", "pbs", "lsf", "htcondor")
+START_SECONDS: Final = 90.0
+
+
+@final
+class Cluster:
+    """MPI ranks that stand ready behind a notebook.
+
+    `ranks`: how many; None: those of the cluster of this name if it is up, else one per core and at least two.
+    `devices`: "auto" (the GPUs of the host in turn, or processors), "cpu", or a list of GPUs. `name` tells clusters of
+    one user apart. `folder`: where the folders of runs are made. In a `with` statement the cluster is stopped at the
+    end, if it was started by this object.
+    """
+
+    def __init__(
+        self,
+        ranks: int | None = None,
+        launcher: str = "mpi",
+        hosts: Sequence[str] | None = None,
+        name: str = "default",
+        devices: gpus.Devices = "auto",
+        network: Any = None,
+        folder: str | Path = "runs",
+    ) -> None:
+        _check(ranks, launcher, hosts, network)
+        self.ranks, self.launcher, self.name, self.folder = ranks, launcher, registry.check_name(name), Path(folder)
+        self.devices = gpus.check_devices(devices)
+        self._engines = Engines(name)
+        self._run: Run | None = None
+        self._feed: EngineFeed | None = None
+        self._job: Job | None = None
+        self._started = False
+        self._lock = threading.RLock()
+
+    @classmethod
+    def attach(cls, name: str = "default", folder: str | Path = "runs") -> Self:
+        """The cluster of this name, which must be up. ClusterGone if it is not."""
+        record = registry.read(registry.check_name(name))
+        up = [listed.name for listed in registry.running() if listed.state == "up"]
+        if record is None or name not in up:
+            raise ClusterGone(f"no cluster {name!r} is up (up: {', '.join(up) or 'none'})")
+        return cls(record.ranks, record.launcher, name=name, devices=record.devices, folder=folder).start()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._started:
+            self.stop()
+        else:
+            self.detach()
+
+    def __repr__(self) -> str:
+        return f"Cluster(ranks={self.ranks}, name={self.name!r}, devices={self.devices!r})"
+
+    def start(self, timeout: float = START_SECONDS) -> Self:
+        """Start the cluster, or attach to it if it is up; returns itself. A cluster that is up already stays as it is.
+
+        ValueError if one of this name is up that differs; ClusterNotStarted, with the end of the engines' log, if they
+        do not come within `timeout` seconds.
+        """
+        with self._lock:
+            engines = self._engines
+            if engines.up:
+                return self
+            engines.drop_link()
+            with engines.processes.lock(timeout):
+                if engines.processes.up():
+                    self._agree_with(registry.read(self.name))
+                if not engines.attach():
+                    self.ranks = self.ranks or max(2, cores())
+                    registry.forget(self.name)
+                    engines.launch(self.ranks, gpus.choose(self.devices), timeout)
+                    self._started = True
+                    registry.write(self._record())
+            return self
+
+    def restart(self, timeout: float = START_SECONDS) -> Self:
+        """End all engines, whatever they do, and start fresh ones: the way on after a rank has died. Returns itself."""
+        with self._lock:
+            if not self._engines.up:
+                return self.start(timeout)
+            assert self.ranks is not None
+            with self._engines.processes.lock(timeout):
+                self._end_run()
+                self._engines.restart(self.ranks, gpus.choose(self.devices), timeout)
+            return self
+
+    def stop(self) -> None:
+        """End the run if one is on (its records are kept) and all processes of the cluster. Nothing happens if it is down."""
+        with self._lock, self._engines.processes.lock(60):
+            if self._engines.up:
+                self._end_run()
+            self._engines.stop()
+            registry.forget(self.name)
+            self._started = False
+
+    def detach(self) -> None:
+        """Let go of the cluster, which stays up; `start` attaches again."""
+        with self._lock:
+            self._engines.drop_link()
+
+    def status(self) -> ClusterStatus:
+        """What the cluster is, asked of its ranks now."""
+        link, hello = self._engines.link, self._engines.hello
+        if link is None or not self._engines.up or self.ranks is None:
+            return ClusterStatus(self.name, self.ranks, self.launcher, "down", note="start it: cluster.start()")
+        states, there = link.ask("state", timeout=2.0), link.ranks
+        roles = list(self._job.strategy.roles(self.ranks)) if self._job is not None else ["worker"] * self.ranks
+        rows = []
+        for rank in range(self.ranks):
+            known, reply = hello.get(rank, {}), states.get(rank)
+            state = "missing" if rank not in there else "no answer" if reply is None else str(reply.content.get("state", "idle"))
+            where = (str(known.get("host", "")), int(known.get("pid", 0)) if rank in there else 0, str(known.get("device", "")))
+            rows.append(RankStatus(rank, *where, role=roles[rank], transport=str(known.get("transport", "")), state=state))
+        missing = [row.rank for row in rows if row.state == "missing"]
+        note = f"{some_ranks(missing)} missing; start fresh ones: cluster.restart()" if missing else ""
+        mpi = next((str(told["mpi"]) for told in hello.values()), "")
+        return ClusterStatus(self.name, self.ranks, self.launcher, "damaged" if missing else "up", mpi, rows, note)
+
+    def train(self, job: Job) -> Run:
+        """Start a run of `job` on all ranks; returns at once. ClusterBusy while a run is on; ValueError if the job does not fit the ranks."""
+        if not isinstance(job, Job):
+            raise ValueError(f"train(job) takes a Job, got {type(job).__name__}; Job.load(path) reads one from a file")
+        with self._lock:
+            link = self._up()
+            assert self.ranks is not None
+            job.check(self.ranks)
+            missing = [rank for rank in range(self.ranks) if rank not in link.ranks]
+            if missing:
+                raise ClusterGone(f"{some_ranks(missing)} missing from the cluster {self.name!r}; start fresh ones: cluster.restart()")
+            _refuse_if_busy(link)
+            directory = os.getcwd()
+            folder = create_run_folder(self.folder.absolute(), _label(job))
+            described = {**job.to_json(), "modules": job.modules(directory)}
+            write_json(folder / "job.json", described)
+            write_json(folder / "cluster.json", cluster_facts(self.name, self.launcher, self._engines.hello.values(), directory))
+            feed = self._feed_of(folder, link)
+            feed.begin(described, directory)
+            self._job = job
+            return self._take(folder, feed)
+
+    @property
+    def run(self) -> Run | None:
+        """The run that is on, also one that another process has started; else the last one; None before the first."""
+        with self._lock:
+            link = self._engines.link
+            if link is not None and link.open:
+                reports = [reply.content for reply in link.ask("state", link.ranks[:1]).values() if reply is not None]
+                told = reports[0].get("run") if reports else None
+                if told is not None and (self._run is None or str(self._run.folder) != told) and Path(told).is_dir():
+                    feed = self._feed_of(Path(told), link)
+                    feed.follow()
+                    self._job = Job.load(told)
+                    return self._take(Path(told), feed)
+            return self._run
+
+    def _feed_of(self, folder: Path, link: Link) -> EngineFeed:
+        from workbench.channel.client import EngineFeed
+
+        assert self.ranks is not None
+        return EngineFeed(link, folder, self.ranks, self._engines.processes.up)
+
+    def _take(self, folder: Path, feed: EngineFeed) -> Run:
+        from workbench.runs.run import Run
+
+        self._feed, self._run = feed, Run(folder, feed)
+        return self._run
+
+    def _record(self) -> registry.Record:
+        assert self.ranks is not None
+        devices = self.devices if isinstance(self.devices, str) else list(self.devices)
+        mpi = self._engines.mpi.library if self._engines.mpi is not None else ""
+        return registry.Record(self.name, self.ranks, self.launcher, devices, mpi, socket.gethostname(), sys.executable, __version__, time.time())
+
+    def _agree_with(self, up: registry.Record | None) -> None:
+        """ValueError unless the cluster that is up is the one that this object describes."""
+        if up is None:
+            raise ValueError(
+                f"a cluster {self.name!r} is up that the workbench did not start; choose another name, or stop it: "
+                f"ipcluster stop --cluster-id={self.name}"
+            )
+        self.ranks = self.ranks or up.ranks
+        asked = self._record().describe()
+        if asked != up.describe():
+            raise ValueError(
+                f"the cluster {self.name!r} is up with {up.describe()}, this one has {asked}; "
+                f"choose another name, or stop the one that is up: workbench stop {self.name}"
+            )
+
+    def _up(self) -> Link:
+        if self._engines.link is None:
+            raise ClusterGone(f"the cluster {self.name!r} is not started: cluster.start()")
+        if not self._engines.up:
+            raise ClusterGone(f"the controller of the cluster {self.name!r} is gone; start it again: cluster.start()")
+        return self._engines.link
+
+    def _end_run(self) -> None:
+        """Let a run that is on write its records before its ranks are ended."""
+        if self.run is not None and self._feed is not None and self._feed.finished() is None:
+            self._feed.command("abort", {})
+            self._feed.wait(3.0)
+
+
+def _check(ranks: Any, launcher: Any, hosts: Any, network: Any) -> None:
+    if ranks is not None and (isinstance(ranks, bool) or not isinstance(ranks, int) or ranks < 1):
+        raise ValueError(f"Cluster(ranks={ranks!r}): ranks must be a whole number of at least 1, got {ranks!r}")
+    if launcher in PLANNED:
+        raise ValueError(f"Cluster(launcher={launcher!r}): this launcher is not built yet; launcher must be 'mpi', got {launcher!r}")
+    if launcher not in LAUNCHERS:
+        raise ValueError(f"Cluster(launcher={launcher!r}): {unknown_name('launcher', launcher, LAUNCHERS)}")
+    if hosts is not None:
+        raise ValueError(f"Cluster(hosts={hosts!r}): several hosts are not built yet; hosts must be None (this host), got {hosts!r}")
+    if network is not None:
+        raise ValueError(
+            f"Cluster(network={network!r}): the emulated link comes later; network must be None here, got {network!r} (see VirtualCluster)"
+        )
+
+
+def _refuse_if_busy(link: Link) -> None:
+    from workbench.channel.client import busy
+
+    for rank, reply in link.ask("state", timeout=5.0).items():
+        if reply is None:
+            raise ClusterBusy(f"rank {rank} does not answer; if it hangs, cluster.restart() ends it")
+        if reply.content.get("run") and reply.content.get("outcome") is None:
+            raise busy(reply.content["run"])
+
+
+def _label(job: Job) -> str:
+    """The words in the name of a run's folder: "synchronous-ring"."""
+    told = job.to_json()["strategy"]
+    collective = told.get("collective")
+    return f"{told['kind']} {collective['kind'] if isinstance(collective, dict) else collective or ''}".strip()
