@@ -1,0 +1,70 @@
+"""On a CUDA device: binding before torch loads, one rank and two ranks on one GPU, staging through pinned memory, the CPU's losses."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from workbench import Cluster, Job
+from workbench.comm.staging import Staged
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here (torch.cuda.is_available() is False)"),
+]
+
+
+def losses(folder: Path, ranks: int, devices: str, job: Job) -> np.ndarray:
+    """Mean loss of the workers at each step, from a cluster of its own."""
+    with Cluster(ranks=ranks, devices=devices, name=f"gpu-test-{os.getpid()}-{devices}-{ranks}", folder=folder) as cluster:
+        run = cluster.train(job).wait(timeout=120)
+        frame = run.frame()
+        status = cluster.status()
+    if devices == "auto":
+        assert all("GPU" in row.device for row in status.rows)
+        assert all("pinned" in row.transport or "CUDA-aware" in row.transport for row in status.rows)
+        if ranks > torch.cuda.device_count():
+            assert any("shared" in row.device for row in status.rows), "ranks that share a GPU are shown as sharing it"
+    return frame.groupby("step")["loss"].mean().to_numpy()
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("model", ["mlp", "resnet20"])
+def test_losses_are_those_of_the_cpu(tmp_path: Path, ranks: int, model: str) -> None:
+    job = Job(model=model, steps=8, learning_rate=0.02)
+    on_gpu, on_cpu = losses(tmp_path, ranks, "auto", job), losses(tmp_path, ranks, "cpu", job)
+    np.testing.assert_allclose(on_gpu, on_cpu, rtol=0.02 if model == "resnet20" else 1e-3)
+
+
+def test_gossip_mixes_on_the_gpu(tmp_path: Path) -> None:
+    trained = losses(tmp_path, 2, "auto", Job(epochs=2, strategy="gossip"))
+    assert trained[-5:].mean() < trained[:5].mean()
+
+
+def test_a_gpu_tensor_is_staged_through_pinned_memory() -> None:
+    tensor = torch.arange(1000, dtype=torch.float32, device="cuda")
+    staged = Staged(tensor)
+    staged.fetch()
+    assert staged.host.shape == (1000,)
+    assert staged._pinned.is_pinned()
+    np.testing.assert_array_equal(staged.host, np.arange(1000, dtype=np.float32))
+    staged.host *= 2
+    staged.store()
+    assert float(tensor.sum()) == 999 * 1000
+
+
+def test_the_binding_is_in_the_environment_before_torch_loads() -> None:
+    code = (
+        "import json, os, sys; from dataclasses import asdict; from workbench.training import devices; "
+        "os.environ[devices.GPUS] = json.dumps([asdict(gpu) for gpu in devices.choose('auto')]); binding = devices.bind(); "
+        "assert 'torch' not in sys.modules; import torch; "
+        "print(os.environ['CUDA_VISIBLE_DEVICES'], torch.cuda.device_count(), devices.torch_device(binding))"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout.split()
+    assert told[1:] == ["1", "cuda:0"] or told[1:] == ["1", "cuda"]
