@@ -39,6 +39,7 @@ def messages(comm: MpiCommunicator) -> Iterator[str]:
     out = probing.isend(np.ones(1), right, 2)
     if probing.wait_any(*requests) != 1:
         yield "wait_any named the request that is not complete"
+    comm.wait(comm.iallreduce(np.zeros(1)))  # nobody sends the other message before everyone has looked
     comm.wait(probing.isend(np.ones(1), right, 1), requests[0], out)
 
 
