@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -28,18 +28,19 @@ GRACE_SECONDS: Final = 1.5  # after the first failure the other ranks have so lo
 class EngineFeed:
     """One run on the engines of a cluster; works the same from whichever process.
 
-    `folder` names the run, `ranks` is how many it has, `alive` says whether the cluster's controller lives. A thread of
+    `folder` names the run, `ranks` tells of each rank where it is, `alive` says whether the cluster's controller lives. A thread of
     its own asks the ranks once a second, which also repairs what was missed.
     """
 
-    def __init__(self, link: Link, folder: Path, ranks: int, alive: Callable[[], bool]) -> None:
+    def __init__(self, link: Link, folder: Path, ranks: Mapping[int, Mapping[str, Any]], alive: Callable[[], bool]) -> None:
         self._link, self._folder, self._run, self._alive = link, Path(folder), str(folder), alive
-        self._ranks = range(ranks)
+        self._who, self._ranks = ranks, sorted(ranks)
         self._reports: dict[int, dict[str, Any]] = {}
         self._heard: dict[int, float] = {}
         self._outcomes: dict[int, dict[str, Any]] = {}
         self._lost: set[int] = set()
         self._trouble_since = 0.0
+        self._ending = False
         self._answered = time.monotonic()
         self._ended: dict[str, Any] | None = None
         self._over, self._look = threading.Event(), threading.Event()
@@ -72,6 +73,14 @@ class EngineFeed:
     def follow(self) -> None:
         """Follow the run, which is on or has ended on these ranks."""
         threading.Thread(target=self._watch, name=f"watch of {self._folder.name}", daemon=True).start()
+
+    def end(self, patience: float) -> None:
+        """A person ends the cluster: end the run at once, and whatever happens to its ranks now is no failure."""
+        if self._ended is None:
+            self._ending = True
+            with contextlib.suppress(ClusterGone):
+                self.command("abort", {})
+            self.wait(patience)
 
     def sources(self) -> dict[str, dict[str, int]]:
         """Source -> table -> rows so far, asked of the ranks; of a rank that does not answer, what it said last."""
@@ -253,7 +262,8 @@ class EngineFeed:
     def _judge(self) -> dict[str, Any]:
         if all(outcome["status"] == "gone" for outcome in self._outcomes.values()) and (told := self._on_disk()):
             return told
-        return verdict(self._outcomes, self._lost, self._reports)
+        told = verdict(self._outcomes, {rank: {**self._who[rank], **self._reports.get(rank, {})} for rank in self._lost})
+        return {**told, "status": "stopped", "error": None} if self._ending and self._lost else told
 
     def _on_disk(self) -> dict[str, Any] | None:
         """How the run ended, if it is written down."""

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 Outcome = Mapping[str, Any]
 
 
-def verdict(outcomes: Mapping[int, Outcome], lost: Iterable[int] = (), reports: Mapping[int, Mapping[str, Any]] | None = None) -> dict[str, Any]:
+def verdict(outcomes: Mapping[int, Outcome], lost: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
     """{"status": "done", "stopped" or "failed", "steps", "error"} of a run.
 
-    `outcomes` are those of the ranks that have one, `lost` the ranks whose process is gone, `reports` what ranks said
-    last. The error is that of the rank that failed first; ranks that only lost a peer or were told to end follow from it.
+    `outcomes` are those of the ranks that have one, `lost` the ranks whose process is gone, with what is
+    known of them. The error is that of a lost rank, else of the one that failed first; ranks that only lost a peer or
+    were told to end follow from it.
     """
     steps = max((int(outcome.get("steps", 0)) for outcome in outcomes.values()), default=0)
-    error = _first_error(outcomes, sorted(lost), reports or {})
+    error = _first_error(outcomes, lost)
     if error is not None:
         return {"status": "failed", "steps": steps, "error": error}
     stopped = any(outcome["status"] in ("stopped", "aborted") for outcome in outcomes.values())
@@ -27,17 +28,16 @@ def nobody(where: str) -> dict[str, Any]:
     return _error(-1, {}, where)
 
 
-def _first_error(outcomes: Mapping[int, Outcome], lost: list[int], reports: Mapping[int, Mapping[str, Any]]) -> dict[str, Any] | None:
+def _first_error(outcomes: Mapping[int, Outcome], lost: Mapping[int, Mapping[str, Any]]) -> dict[str, Any] | None:
+    if lost:
+        dead = min(lost)
+        return _error(dead, {**lost[dead], "steps": lost[dead].get("step", 0)}, "its process is gone")
     failed = sorted((o for o in outcomes.values() if o["status"] == "failed"), key=lambda o: float(o.get("ended", 0.0)))
     if failed:
         first = failed[0]
         told = f"{first.get('error', 'Error')}: {first.get('message', '')}"
         where = f"{told} ({first['where']})" if first.get("where") else told
         return _error(int(first["rank"]), first, where, str(first.get("traceback", "")))
-    if lost:
-        dead = lost[0]
-        last = reports.get(dead, {})
-        return _error(dead, {"steps": last.get("step", 0), **{name: last.get(name, "") for name in ("host", "device")}}, "its process is gone")
     gone = [int(o["peer"]) for o in outcomes.values() if o["status"] == "lost"]
     if gone:
         dead = min(gone)

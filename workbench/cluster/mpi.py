@@ -191,7 +191,8 @@ class Cluster:
         from workbench.channel.client import EngineFeed
 
         assert self.ranks is not None
-        return EngineFeed(link, folder, self.ranks, self._engines.processes.up)
+        nobody = {"host": "", "device": ""}
+        return EngineFeed(link, folder, {rank: self._engines.hello.get(rank, nobody) for rank in range(self.ranks)}, self._engines.processes.up)
 
     def _take(self, folder: Path, feed: EngineFeed) -> Run:
         from workbench.runs.run import Run
@@ -229,9 +230,8 @@ class Cluster:
 
     def _end_run(self) -> None:
         """Let a run that is on write its records before its ranks are ended."""
-        if self.run is not None and self._feed is not None and self._feed.finished() is None:
-            self._feed.command("abort", {})
-            self._feed.wait(3.0)
+        if self.run is not None and self._feed is not None:
+            self._feed.end(patience=3.0)
 
 
 def _check(ranks: Any, launcher: Any, hosts: Any, network: Any) -> None:
