@@ -194,6 +194,8 @@ class MpiCommunicator(Communicator):
                     if naps % NAPS_PER_LOOK == 0:
                         family.look()
                     time.sleep(NAP_SECONDS)
+        except MPI.Exception as error:  # a library that survives a dead peer may say so in the look for farewells
+            raise self._lost(error) from error
         finally:
             self.beacon.operation = None
 
