@@ -43,6 +43,8 @@ class Place:
     """Entered while the model computes; virtual ranks, which share a process, keep their random numbers apart in it."""
     charge: Callable[[str], None] = lambda what: None
     """Told "compute" or "update" when a step has done it; moves a virtual clock."""
+    load: Callable[[Job], data.Split] = lambda job: data.load(job.data, job.data_options, job.seed)
+    """The job's data; virtual ranks, which share a process, share it."""
 
     def __post_init__(self) -> None:
         self.host = self.host or socket.gethostname()
@@ -105,7 +107,7 @@ class RankRun:
     def prepare(self) -> None:
         """Collective. Everything up to the first step."""
         job, comm, place, strategy = self.job, self.comm, self.place, self.job.strategy
-        self.split = data.load(job.data, job.data_options, job.seed)
+        self.split = place.load(job)
         self.module = models.build(job.model, job.model_options, self.split, job.seed).to(place.device).train()
         self.loss_of = loss_named(job.loss)
         self.arena = arena = Arena(self.module)
