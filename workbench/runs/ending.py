@@ -1,0 +1,107 @@
+"""How a run ended, told from its folder alone."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+
+from workbench.store import EVENTS_FILE, read_json
+
+QUIET_SECONDS: Final = 60.0
+"""After so long without a record a run whose processes cannot be seen (another host) counts as over; pauses excepted."""
+
+Event = Mapping[str, Any]
+
+
+def ending_of(folder: Path, events: Iterable[Event], changed: float) -> dict[str, Any] | None:
+    """None while the run goes on, else {"status": "done", "stopped" or "failed", "steps", "error"}.
+
+    `changed` is when the folder last gained a record, in seconds since 1970. What counts, in this order: status.json,
+    which whoever followed the run wrote at its end; the events, when every rank has told its end or one an error; the
+    processes of the ranks, when they ran on this host; at last, how long nothing has been recorded.
+    """
+    if (folder / "status.json").exists():
+        told: dict[str, Any] = read_json(folder / "status.json")
+        return {"status": str(told.get("status", "failed")), "steps": int(told.get("steps") or 0), "error": told.get("error"), **told}
+    events = list(events)
+    by_events = _told_by_events(events)
+    if by_events is not None:
+        return by_events
+    steps = max((int(event.get("step") or 0) for event in events), default=0)
+    alive = _processes_alive(folder)
+    if alive is False:
+        return {"status": "failed", "steps": steps, "error": _nobody("its processes are gone and none of them told why")}
+    quiet = time.time() - changed
+    if alive is None and quiet > QUIET_SECONDS and not is_paused(events):
+        return {"status": "failed", "steps": steps, "error": _nobody(f"nothing was recorded for {quiet:.0f} s, and nobody told how it ended")}
+    return None
+
+
+def is_paused(events: Iterable[Event]) -> bool:
+    """Whether every rank that has told of a pause is still in it."""
+    held = {event.get("rank"): event["kind"] == "pause" for event in events if event["kind"] in ("pause", "resume")}
+    return bool(held) and all(held.values())
+
+
+def last_change(folder: Path) -> float:
+    """When the folder last gained a record, in seconds since 1970."""
+    files = [*folder.glob("*.arrow"), folder / EVENTS_FILE, folder / "job.json"]
+    return max((path.stat().st_mtime for path in files if path.exists()), default=0.0)
+
+
+def _told_by_events(events: list[Event]) -> dict[str, Any] | None:
+    started = {event.get("rank"): event for event in events if event["kind"] == "start"}
+    errors = [event for event in events if event["kind"] == "error"]
+    ended = {event.get("rank"): event for event in events if event["kind"] in ("end", "abort")}
+    expected = max((int(event.get("workers") or 0) for event in started.values()), default=0)
+    steps = max((int(event.get("step") or 0) for event in [*ended.values(), *errors]), default=0)
+    over = {event.get("rank") for event in errors} | set(ended) | {event["lost"] for event in errors if event.get("lost") is not None}
+    if errors and len(over) >= max(len(started), 1):
+        # a rank that lost a peer failed because of another
+        first = min(errors, key=lambda event: (event.get("lost") is not None, float(event.get("seconds") or 0)))
+        return {"status": "failed", "steps": steps, "error": _error_of(first, started.get(first.get("rank"), {}))}
+    if ended and len(ended) >= max(expected, len(started)):
+        stopped = any(event["kind"] == "abort" or event.get("status") == "stopped" for event in ended.values())
+        return {"status": "stopped" if stopped else "done", "steps": steps, "error": None}
+    return None
+
+
+def _error_of(event: Event, start: Event) -> dict[str, Any]:
+    told = f"{event.get('error', 'Error')}: {event.get('message', '')}"
+    return {
+        "rank": int(event.get("rank", -1)),
+        "host": str(start.get("host", "")),
+        "device": str(start.get("device", "")),
+        "step": int(event.get("step") or 0),
+        "where": f"{told} ({event['where']})" if event.get("where") else told,
+        "traceback": str(event.get("traceback", "")),
+    }
+
+
+def _nobody(where: str) -> dict[str, Any]:
+    return {"rank": -1, "host": "", "device": "", "step": 0, "where": where, "traceback": ""}
+
+
+def _processes_alive(folder: Path) -> bool | None:
+    """Whether one of the run's processes is there; None when that cannot be seen from here."""
+    try:
+        ranks = read_json(folder / "cluster.json")["ranks"]
+        pids = [int(rank["pid"]) for rank in ranks]
+        begun = (folder / "job.json").stat().st_mtime
+    except (OSError, KeyError, TypeError, ValueError):
+        return None
+    if not pids or any(rank.get("host") != socket.gethostname() for rank in ranks):
+        return None
+    for pid in pids:
+        try:
+            # a process that is younger than the run has only inherited the number
+            if psutil.Process(pid).create_time() <= begun + 1 and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+                return True
+        except psutil.Error:
+            continue
+    return False

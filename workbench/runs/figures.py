@@ -1,0 +1,228 @@
+"""The figures of a run, each with its definition and its unit: what `progress` and `summary` say."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+import numpy as np
+
+from workbench.store import Rows
+from workbench.telemetry import PHASES
+
+FIGURES: Final = {
+    "status": ("", "how the run stands, or how it ended"),
+    "strategy": ("", "the exchange strategy"),
+    "model": ("", "what is trained"),
+    "data": ("", "on what it is trained"),
+    "ranks": ("", "ranks that have recorded a step"),
+    "steps": ("steps", "mini-batches of the worker that has done most"),
+    "epochs": ("", "passes over the training data, completed or begun"),
+    "samples": ("samples", "samples of all steps of all ranks"),
+    "dropped_samples": ("samples", "samples of an epoch that no worker sees, because they fill no global batch"),
+    "wall_seconds": ("s", "from the start of the first step to the end of the last one, pauses and validations included"),
+    "samples_per_second": ("samples/s", "samples over wall_seconds"),
+    "exchange_share": ("%", "share of the time of all steps in which training was blocked by communication"),
+    "bytes_per_step": ("bytes", "payload that a worker sends per step, on average"),
+    "loss": ("", "mean loss of the last step of each rank"),
+    "validation_loss": ("", "loss of the answer model on the validation set"),
+    "accuracy": ("%", "share of the validation samples that the answer model classifies correctly"),
+    "explained_share": ("%", "share of the time from step to step that the recorded phases explain; validations and pauses left out"),
+    "lost_rows": ("rows", "records that neither the ranks nor the disk had any more"),
+    "folder": ("", "where the records are"),
+}
+"""Figure -> (unit, definition). A share or an accuracy is a number from 0 to 1; it is shown in %."""
+
+
+class Figures(dict[str, Any]):
+    """A dict of figures that shows itself as a table. The keys are those of `FIGURES`."""
+
+    def _repr_html_(self) -> str:
+        cell = '<td style="text-align:left"'
+        rows = ""
+        for name, value in self.items():
+            what, number = html.escape(name.replace("_", " ")), html.escape(shown(name, value))
+            rows += f'<tr>{cell} title="{html.escape(definition(name))}">{what}</td>{cell}>{number}</td></tr>'
+        return f"<table>{rows}</table>"
+
+    def __str__(self) -> str:
+        width = max((len(name) for name in self), default=0)
+        return "\n".join(f"{name.replace('_', ' '):{width}}  {shown(name, value)}" for name, value in self.items())
+
+
+class Progress(dict[str, Any]):
+    """Where a run is; `str` of it is one line."""
+
+    def __str__(self) -> str:
+        parts = [str(self["status"])]
+        if self["step"]:
+            of = f" of {self['steps']:,}" if self["steps"] else ""
+            parts.append(f"step {self['step']:,}{of}")
+        if self["epoch"] is not None:
+            parts.append(f"epoch {self['epoch']}" + (f" of {self['epochs']}" if self["epochs"] else ""))
+        for name, words in (
+            ("loss", "loss {}"),
+            ("samples_per_second", "{}"),
+            ("exchange_share", "exchanging {} of the time"),
+            ("accuracy", "accuracy {}"),
+        ):
+            if self[name] is not None:
+                parts.append(words.format(shown(name, self[name])))
+        return " · ".join(parts)
+
+
+def definition(name: str) -> str:
+    """What a figure is."""
+    return FIGURES.get(name, ("", ""))[1]
+
+
+def shown(name: str, value: Any) -> str:
+    """A figure with its unit, as a person reads it."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "not known"
+    unit = FIGURES.get(name, ("", ""))[0]
+    if unit == "%":
+        return f"{100 * value:.1f} %"
+    if unit == "bytes":
+        size = float(value)
+        for prefix in ("B", "kB", "MB", "GB"):
+            if size < 1000 or prefix == "GB":
+                return f"{size:.0f} B" if prefix == "B" else f"{size:.1f} {prefix}"
+            size /= 1000
+    if isinstance(value, float):
+        text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    else:
+        text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    return f"{text} {unit}".rstrip() if unit not in ("steps", "samples", "rows") else text
+
+
+def times(rows: Rows) -> Any:
+    """Seconds that each step took, (n,): the sum of its phases."""
+    return np.sum([rows[f"{phase}_seconds"] for phase in PHASES], axis=0, dtype=np.float64)
+
+
+def progress(status: str, job: Mapping[str, Any], events: Iterable[Mapping[str, Any]], recent: Rows, validation: Rows) -> Progress:
+    """Where a run is, from its newest steps; rates and shares are of the last seconds."""
+    start: Mapping[str, Any] = next((event for event in events if event["kind"] == "start"), {})
+    steps = start.get("steps") or job.get("steps")
+    per_epoch = start.get("steps_per_epoch")
+    result = Progress(
+        status=status, step=0, steps=steps, epoch=None, epochs=job.get("epochs"), fraction=0.0, seconds=0.0, loss=None, samples_per_second=None,
+        exchange_share=None, accuracy=last_accuracy(validation),
+    )  # fmt: skip
+    if not len(recent):
+        return result
+    last = recent[_last_of_each_rank(recent)]
+    took = times(recent)
+    ends = recent["start_seconds"] + took
+    window = ends >= ends.max() - max(2.0, 3 * float(took.max()))
+    rows, took = recent[window], took[window]
+    rates = 0.0
+    for rank in np.unique(rows["rank"]).tolist():
+        mine = rows["rank"] == rank
+        seconds = (rows["start_seconds"][mine] + took[mine]).max() - rows["start_seconds"][mine].min()
+        rates += float(rows["samples"][mine].sum()) / seconds if seconds > 0 else 0.0
+    step = int(last["step"].max()) + 1
+    result.update(
+        step=step,
+        epoch=int(last["epoch"].max()) + 1,
+        seconds=float(ends.max()),
+        loss=float(last["loss"].mean(dtype=np.float64)),
+        samples_per_second=rates,
+        exchange_share=_share(rows["exchange_seconds"], took),
+        fraction=min(1.0, step / steps) if steps else 0.0,
+    )
+    if result["epochs"] is None and steps and per_epoch:
+        result["epochs"] = -(-steps // per_epoch)
+    return result
+
+
+def summary(status: str, job: Mapping[str, Any], events: list[dict[str, Any]], steps: Rows, validation: Rows, lost: int, folder: str) -> Figures:
+    """The figures of a run as far as it has come; what cannot be told is None."""
+    start: Mapping[str, Any] = next((event for event in events if event["kind"] == "start"), {})
+    result = Figures(dict.fromkeys(FIGURES))
+    strategy = job.get("strategy") or {}
+    result.update(
+        status=status,
+        strategy=strategy_words(strategy),
+        model=job.get("model"),
+        data=job.get("data"),
+        ranks=len(np.unique(steps["rank"])),
+        steps=int(steps["step"].max()) + 1 if len(steps) else 0,
+        epochs=int(steps["epoch"].max()) + 1 if len(steps) else 0,
+        samples=int(steps["samples"].sum(dtype=np.int64)),
+        dropped_samples=start.get("dropped_samples"),
+        accuracy=last_accuracy(validation),
+        validation_loss=_last(validation, "loss"),
+        lost_rows=lost,
+        folder=folder,
+    )
+    if len(steps):
+        took = times(steps)
+        wall = float((steps["start_seconds"] + took).max() - steps["start_seconds"].min())
+        result.update(
+            wall_seconds=wall,
+            samples_per_second=result["samples"] / wall if wall > 0 else None,
+            exchange_share=_share(steps["exchange_seconds"], took),
+            bytes_per_step=float(steps["bytes_sent"].mean(dtype=np.float64)),
+            loss=float(steps[_last_of_each_rank(steps)]["loss"].mean(dtype=np.float64)),
+            explained_share=explained(steps, events),
+        )
+    return result
+
+
+def explained(steps: Rows, events: Iterable[Mapping[str, Any]] = ()) -> float | None:
+    """Share of the time from the start of a step to the start of the next that its phases explain.
+
+    Left out are steps after which a rank was validated (a new epoch) or paused. None without two steps in a row.
+    """
+    order = np.lexsort((steps["step"], steps["rank"]))
+    rows = steps[order]
+    here, there = rows[:-1], rows[1:]
+    follows = (here["rank"] == there["rank"]) & (here["step"] + 1 == there["step"]) & (here["epoch"] == there["epoch"])
+    for event in events:
+        if event["kind"] in ("pause", "resume"):
+            follows &= ~((there["rank"] == event.get("rank")) & (there["step"] == event.get("step")))
+    wall = (there["start_seconds"] - here["start_seconds"])[follows].sum()
+    return float(times(here[follows]).sum() / wall) if wall > 0 else None
+
+
+def last_accuracy(validation: Rows) -> float | None:
+    """The newest accuracy of the answer model (rank -1), else of any rank's own."""
+    return _last(validation, "accuracy")
+
+
+def strategy_words(strategy: Mapping[str, Any]) -> str:
+    """A strategy of a job file in a few words: "synchronous (ring, float16)"."""
+    parts = []
+    for name, value in strategy.items():
+        if isinstance(value, Mapping):
+            parts.append(str(value.get("kind", name)))
+        elif name != "kind" and isinstance(value, str):
+            parts.append(value)
+        elif name != "kind" and value is not None and not isinstance(value, bool):
+            parts.append(f"{name}={value}")
+    kind = str(strategy.get("kind", "not known"))
+    return f"{kind} ({', '.join(parts)})" if parts else kind
+
+
+def _last(validation: Rows, column: str) -> float | None:
+    if not len(validation):
+        return None
+    answers = validation[validation["rank"] < 0]
+    rows = answers if len(answers) else validation
+    return float(rows[int(np.argmax(rows["seconds"]))][column])
+
+
+def _last_of_each_rank(rows: Rows) -> Any:
+    """Index of the row with the highest step of each rank."""
+    order = np.lexsort((rows["step"], rows["rank"]))
+    ranks = rows["rank"][order]
+    return order[np.append(ranks[1:] != ranks[:-1], True)]
+
+
+def _share(part: Any, whole: Any) -> float | None:
+    total = float(whole.sum())
+    return float(part.sum(dtype=np.float64)) / total if total > 0 else None

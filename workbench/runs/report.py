@@ -1,0 +1,151 @@
+"""A run as one HTML file that needs nothing else: no server, no internet, no other file."""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pandas as pd
+from bokeh.embed import components
+from bokeh.resources import Resources
+
+from workbench.errors import RunFolderDamaged
+from workbench.plots import PLOTS, PhasesPlot
+from workbench.runs.figures import definition, shown, times
+from workbench.store import Rows, read_json
+
+if TYPE_CHECKING:
+    from workbench.runs.run import Run
+
+NEWEST_EVENTS: Final = 200
+LINES: Final = 1_000
+
+_STYLE: Final = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; color: #222; background: #fff; }
+h1 { font-size: 1.5em; } h2 { font-size: 1.15em; margin-top: 2em; }
+table { border-collapse: collapse; margin: .5em 0; } th, td { padding: .2em .8em; text-align: left; border-bottom: 1px solid #ddd; }
+td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; } td.small { color: #555; }
+pre { background: #f5f5f5; padding: 1em; overflow: auto; } .bad { border-left: 4px solid #d55e00; padding: .2em 1em; background: #fdf1e8; }
+"""
+
+
+def write_report(run: Run, path: Path) -> Path:
+    """Write the report of a run, whole or not at all; the path. RunFolderDamaged, OSError."""
+    text = render_report(run)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+    return path
+
+
+def render_report(run: Run) -> str:
+    """The HTML of a report; every value from the run is escaped."""
+    steps, validation, events = run.table("steps"), run.table("validation"), run.events()
+    figures = run.summary()
+    title = html.escape(f"{run.folder.name}: {figures['status']}")
+    parts = [f"<h1>{title}</h1>", f"<p>Written {datetime.now():%Y-%m-%d %H:%M:%S} by the workbench.</p>"]
+    if run.error:
+        parts.append(f'<div class="bad"><b>Failed</b><pre>{html.escape(_error_words(run.error))}</pre></div>')
+    rows = [(name.replace("_", " "), shown(name, value), definition(name)) for name, value in figures.items()]
+    parts += ["<h2>Figures</h2>", _table(["figure", "value", "what it is"], rows, numbers=(), small=(2,))]
+    script = ""
+    if len(steps):
+        plots = _plots(steps, validation)
+        script, divs = components({name: plot.root for name, plot in plots.items()})
+        parts += ["<h2>Plots</h2>", *(divs[name] for name in plots)]
+        parts += ["<h2>Ranks</h2>", _frame_table(ranks_frame(steps))]
+    if len(validation):
+        parts += ["<h2>Validation</h2>", _frame_table(run.validation())]
+    if len(events):
+        shown_events = events.tail(NEWEST_EVENTS)
+        parts += ["<h2>Events</h2>", _frame_table(_told(shown_events))]
+        if len(events) > len(shown_events):
+            parts.append(f"<p>The newest {len(shown_events)} of {len(events)}; the others are in events.jsonl.</p>")
+    for heading, name in (("Job", "job.json"), ("Environment", "cluster.json")):
+        parts += [f"<h2>{heading}</h2>", _json(run.folder / name)]
+    resources = Resources(mode="inline", components=["bokeh"]).render_js() if script else ""
+    head = f'<meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>{resources}'
+    return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body>\n' + "\n".join(parts) + f"\n{script}\n</body></html>\n"
+
+
+def ranks_frame(steps: Rows) -> pd.DataFrame:
+    """One row per rank: steps, samples, samples per second while it stepped, milliseconds per step by phase, bytes per step."""
+    took = times(steps)
+    rows = []
+    for rank in np.unique(steps["rank"]).tolist():
+        mine = steps["rank"] == rank
+        own, seconds = steps[mine], float(took[mine].sum())
+        phases = {f"{name} ms": 1e3 * float(own[f"{name}_seconds"].mean(dtype=float)) for name in ("load", "compute", "update", "exchange", "hidden")}
+        samples = int(own["samples"].sum(dtype=np.int64))
+        rate = samples / seconds if seconds > 0 else float("nan")
+        sent = float(own["bytes_sent"].mean(dtype=float))
+        rows.append({"rank": rank, "steps": len(own), "samples": samples, "samples/s": rate, **phases, "bytes sent per step": sent})
+    return pd.DataFrame(rows)
+
+
+def _plots(steps: Rows, validation: Rows) -> dict[str, Any]:
+    plots = {name: PhasesPlot(recent=None) if plot is PhasesPlot else plot() for name, plot in PLOTS.items()}
+    for plot in plots.values():
+        plot.update(steps, validation)
+    return plots
+
+
+def _error_words(error: Mapping[str, Any]) -> str:
+    host, device = error.get("host") or "an unknown host", error.get("device") or "unknown device"
+    place = f"rank {error.get('rank')} on {host} ({device}), step {error.get('step')}\n" if int(error.get("rank", -1)) >= 0 else ""
+    return f"{place}{error.get('where', '')}\n{error.get('traceback', '')}".strip()
+
+
+def _told(events: pd.DataFrame) -> pd.DataFrame:
+    """Events with what only some kinds have in one column."""
+    common = ["seconds", "kind", "rank", "step"]
+    rest = events[[name for name in events.columns if name not in common]]
+    words = [
+        ", ".join(f"{str(name).replace('_', ' ')} {_cut(value)}" for name, value in row.items() if value is not None and name != "traceback")
+        for row in rest.to_dict("records")
+    ]
+    return events[common].assign(details=words)
+
+
+def _cut(value: Any) -> str:
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= 300 else text[:300] + " ..."
+
+
+def _frame_table(frame: pd.DataFrame) -> str:
+    numbers = [place for place, name in enumerate(frame.columns) if pd.api.types.is_numeric_dtype(frame[name])]
+    left_out = len(frame) - LINES
+    more = f"<p>{left_out} lines in between are left out.</p>" if left_out > 0 else ""
+    kept = frame if left_out <= 0 else pd.concat([frame.head(LINES // 2), frame.tail(LINES // 2)])
+    return _table([str(name).replace("_", " ") for name in frame.columns], kept.itertuples(index=False), numbers) + more
+
+
+def _table(names: Iterable[str], rows: Iterable[Iterable[Any]], numbers: Iterable[int], small: Iterable[int] = ()) -> str:
+    classes = {**dict.fromkeys(numbers, ' class="number"'), **dict.fromkeys(small, ' class="small"')}
+
+    def line(cells: Iterable[Any], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}{classes.get(place, '')}>{html.escape(_cut(cell))}</{tag}>" for place, cell in enumerate(cells)) + "</tr>"
+
+    return f"<table>{line(names, 'th')}{''.join(line(row, 'td') for row in rows)}</table>"
+
+
+def _json(path: Path) -> str:
+    try:
+        text = json.dumps(read_json(path), indent=2)
+    except FileNotFoundError:
+        return f"<p>There is no {html.escape(path.name)}.</p>"
+    except RunFolderDamaged as error:
+        text = str(error)
+    return f"<pre>{html.escape(text)}</pre>"

@@ -1,0 +1,238 @@
+"""A run: the live handle of one execution of a job, or what is left of one in its folder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self, final
+
+import pandas as pd
+
+from workbench.errors import RankFailed, WorkbenchError
+from workbench.job import Job
+from workbench.options import unknown_name
+from workbench.runs import figures, frame
+from workbench.runs.cache import News
+from workbench.runs.ending import ending_of, is_paused, last_change
+from workbench.runs.feed import Feed, FolderFeed
+from workbench.runs.records import Records
+from workbench.store import Rows, read_events, read_json
+
+if TYPE_CHECKING:
+    from torch import nn
+
+CHANGEABLE: Final = ("learning_rate", "momentum", "weight_decay")
+"""What `change` can change while a run goes on."""
+
+
+@final
+class Run:
+    """One execution of a job. With a `feed` it is live; without one it is what the folder of a run that is over holds.
+
+    `train` of a cluster makes it; `Run.open(folder)` reads one that is over or belongs to another process. Steering
+    returns at once; the ranks take a command in at a step that they agree on. Thread-safe.
+    """
+
+    def __init__(self, folder: str | Path, feed: Feed | None = None) -> None:
+        self.folder = Path(folder)
+        self._feed = feed
+        self._asked_to_stop = False
+        self._job: dict[str, Any] | None = None
+        self._records = Records(self.folder, feed)
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Self:
+        """The run of a folder: over, or watched while another process steers it. ValueError if it is none; RunFolderDamaged.
+
+        How it ended is told as `workbench.runs.ending` says; a run whose end nobody has seen, and whose processes are
+        gone, is `failed`.
+        """
+        folder = Path(folder)
+        if not (folder / "job.json").is_file():
+            there = "it has no job.json" if folder.is_dir() else "there is no such folder"
+            raise ValueError(f"{folder} is not the folder of a run: {there}")
+        if ending_of(folder, read_events(folder), last_change(folder)) is not None:
+            return cls(folder)
+        feed = FolderFeed(folder)
+        run = cls(folder, feed)
+        feed.start()
+        return run
+
+    def __repr__(self) -> str:
+        return f"<Run {self.folder.name}: {self.status}>"
+
+    @property
+    def status(self) -> str:
+        """How the run stands: starting, running, paused, stopping, done, failed or stopped."""
+        if self._records.ended is not None:
+            return str(self._records.ended["status"])
+        events = self._records.cache.events()
+        if self._asked_to_stop or any(event["kind"] in ("stop", "abort") for event in events):
+            return "stopping"
+        if is_paused(events):
+            return "paused"
+        begun = any(event["kind"] == "start" for event in events) or len(self._records.newest("steps"))
+        return "running" if begun else "starting"
+
+    @property
+    def error(self) -> dict[str, Any] | None:
+        """Of a failed run: rank, host, device, step, where and traceback of the rank that failed first."""
+        return (self._records.ended or {}).get("error")
+
+    @property
+    def job(self) -> dict[str, Any]:
+        """The job as its folder has it: plain JSON. RunFolderDamaged."""
+        if self._job is None:
+            path = self.folder / "job.json"
+            self._job = dict(read_json(path)) if path.exists() else {}
+        return self._job
+
+    # what it shows
+
+    def progress(self) -> figures.Progress:
+        """Where the run is: step, epoch, loss, samples per second, share of time exchanging; printed, one line."""
+        newest, validation = self._records.newest("steps"), self._records.newest("validation")
+        return figures.progress(self.status, self.job, self._records.cache.events(), newest, validation)
+
+    def frame(self) -> pd.DataFrame:
+        """One row per worker and step so far; what the columns mean is said in workbench.telemetry.COLUMNS."""
+        return frame.steps_frame(self.table("steps"))
+
+    def validation(self) -> pd.DataFrame:
+        """One row per validation so far: rank -1 is the answer of all ranks, accuracy a share from 0 to 1."""
+        return frame.validation_frame(self.table("validation"))
+
+    def events(self) -> pd.DataFrame:
+        """One row per event so far."""
+        return frame.events_frame(self._records.cache.events())
+
+    def waiting(self) -> pd.DataFrame:
+        """Of the exchanges that were sampled: how long each rank waited for the last to come, and how long bytes moved."""
+        return frame.waiting_frame(self.table("spans"))
+
+    def drift(self) -> pd.DataFrame:
+        """Of the steps that were sampled: how far each rank's parameters are from the mean, and the error of that number."""
+        return frame.drift_frame(self.table("steps"))
+
+    def summary(self) -> figures.Figures:
+        """The figures of the run so far; what each means is said in workbench.runs.figures.FIGURES."""
+        steps, validation, cache = self.table("steps"), self.table("validation"), self._records.cache
+        return figures.summary(self.status, self.job, cache.events(), steps, validation, cache.lost, str(self.folder))
+
+    def report(self, path: str | Path | None = None) -> Path:
+        """Write one HTML file that needs nothing else (plots included), by default report.html in the run's folder; its path."""
+        from workbench.runs.report import write_report
+
+        return write_report(self, Path(path) if path is not None else self.folder / "report.html")
+
+    def model(self, which: str = "final") -> nn.Module:
+        """The trained model on the CPU: "final", "centre", or "rank-00003" for that worker's own. ValueError if it was not kept."""
+        from workbench.training.checkpoint import load_model
+
+        return load_model(self.folder, which)
+
+    # for views
+
+    def rows(self, table: str = "steps") -> Rows:
+        """The newest rows of a table (n,), as many as are kept in memory."""
+        return self._records.held(table)
+
+    def table(self, table: str) -> Rows:
+        """All rows of a table so far (n,), in the order of the steps within a rank; those that left the memory are read from the disk."""
+        return self._records.whole(table)
+
+    def since(self, marker: int = 0) -> News:
+        """What has come since the marker that an earlier call returned (0: everything): rows by table, and events.
+
+        `whole` is False when a view was away so long that rows in between left the memory; it begins again at 0.
+        """
+        return self._records.since(marker)
+
+    def observe(self, callback: Callable[[str], None]) -> Callable[[], None]:
+        """Have `callback("rows" | "events" | "status")` called when something has come, on the feed's thread: be quick. Returns what ends it."""
+        return self._records.observe(callback)
+
+    def beacons(self) -> dict[int, dict[str, Any]]:
+        """Rank -> what it does now: state, operation, since_seconds, step, answered."""
+        return self._feed.beacons() if self._feed is not None and self._records.ended is None else {}
+
+    # steering
+
+    def wait(self, timeout: float | None = None) -> Self:
+        """Until the run is over; the run. RankFailed if it failed, TimeoutError after `timeout` seconds. Ctrl-C ends only the waiting."""
+        deadline = time.monotonic() + timeout if timeout is not None else float("inf")
+        # in slices, so that an interrupt is heard at once everywhere
+        while not self._records.over.wait(max(0.0, min(0.1, deadline - time.monotonic()))):
+            if time.monotonic() >= deadline:
+                raise TimeoutError(f"{self.folder.name} is still {self.status} after {timeout:g} s; it goes on")
+            if self._records.closed.is_set():
+                raise WorkbenchError(f"{self.folder.name} is not followed any more: this handle was closed")
+        if self.status == "failed":
+            error = self.error or {}
+            if int(error.get("rank", -1)) < 0:
+                raise WorkbenchError(f"{self.folder.name} failed: {error.get('where', 'nobody told why')}")
+            told = {name: str(error.get(name, "")) for name in ("host", "device", "where", "traceback")}
+            raise RankFailed(rank=int(error["rank"]), step=int(error.get("step") or 0), **told)
+        return self
+
+    def pause(self) -> None:
+        """Have all ranks hold: before the same step where they are in lockstep."""
+        self._command("pause")
+
+    def resume(self) -> None:
+        """Have all ranks go on after a pause."""
+        self._command("resume")
+
+    def step(self, count: int = 1) -> None:
+        """Do `count` steps, then pause (again)."""
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise ValueError(f"step({count!r}): count must be a whole number of at least 1, got {count!r}")
+        self._command("step", count=count)
+
+    def change(self, **changes: Any) -> None:
+        """Change learning_rate, momentum or weight_decay from the step on that the ranks agree on. ValueError for what cannot be changed."""
+        if not changes:
+            raise ValueError(f"change() needs something to change: {', '.join(CHANGEABLE)}")
+        for name in changes:
+            if name not in CHANGEABLE:
+                raise ValueError(unknown_name("option to change", name, CHANGEABLE, of="a run that goes on"))
+        try:
+            checked = Job().replace(**changes)
+        except ValueError as error:
+            raise ValueError(str(error).replace("Job(", "change(", 1)) from None
+        self._command("change", **{name: getattr(checked, name) for name in changes})
+
+    def stop(self) -> None:
+        """End the run at the next step; the model and the records are kept. Of a run that is over: nothing."""
+        self._end("stop")
+
+    def abort(self) -> None:
+        """End the run at once, wherever the ranks are; the records are kept, the model is not. Of a run that is over: nothing."""
+        self._end("abort")
+
+    def close(self) -> None:
+        """Follow the run no longer; it goes on."""
+        self._records.close()
+        if isinstance(self._feed, FolderFeed):
+            self._feed.close()
+
+    def _end(self, verb: str) -> None:
+        if self._over():
+            return
+        try:
+            self._command(verb)
+        except WorkbenchError:
+            if not self._over():  # it has ended by itself in between
+                raise
+        else:
+            self._asked_to_stop = True
+            self._records.tell("status")
+
+    def _command(self, verb: str, **options: Any) -> None:
+        if self._feed is None or self._over():
+            raise WorkbenchError(f"cannot {verb} {self.folder.name}: it is over ({self.status})")
+        self._feed.command(verb, options)
+
+    def _over(self) -> bool:
+        return self._records.ended is not None or (self._feed is not None and self._feed.finished() is not None)
