@@ -86,7 +86,7 @@ class Control:
                 self._agree()
         if step == self._pause_at:
             self.paused = True
-            self.recorder.event("pause", step, number=self._applied)
+            self.recorder.event("pause", step, command=self._applied)
         if self.paused:
             self._hold(step)
         return not self.stopping
@@ -140,7 +140,7 @@ class Control:
                     self.stopping = True
                 case "change":
                     self._change(command.options)
-            self.recorder.event(command.verb if command.verb != "step" else "resume", step, number=command.number, **command.options)
+            self.recorder.event(command.verb if command.verb != "step" else "resume", step, command=command.number, **command.options)
 
     def _change(self, options: dict[str, Any]) -> None:
         for name, value in options.items():

@@ -47,7 +47,7 @@ class Journal:
     def event(self, kind: str, **what: Any) -> None:
         """Record that something happened; `kind` is one of `telemetry.EVENTS`."""
         with self._lock:
-            self._events.append({"kind": kind, "source": self.source, "number": self._next_event, **what})
+            self._events.append({"kind": kind, **what, "source": self.source, "number": self._next_event})
             self._next_event += 1
 
     def take(self) -> tuple[list[tuple[str, int, Rows]], list[dict[str, Any]]]:
