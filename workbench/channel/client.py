@@ -80,7 +80,7 @@ class EngineFeed:
             self._ending = True
             with contextlib.suppress(ClusterGone):
                 self.command("abort", {})
-            self.wait(patience)
+            self.wait(patience if any(beacon["answered"] for beacon in self.beacons().values()) else 0.0)
 
     def sources(self) -> dict[str, dict[str, int]]:
         """Source -> table -> rows so far, asked of the ranks; of a rank that does not answer, what it said last."""
@@ -164,7 +164,8 @@ class EngineFeed:
                 self._arrivals.rows(content["source"], content["table"], content["first"], unpack(content["table"], buffers[0]))
             case "event":
                 self._arrivals.event(rank, content["event"])
-            case "outcome":
+            case "outcome":  # sent behind all records
+                self._outcomes[rank] = content["outcome"]
                 self._look.set()
 
     def _missed_events(self, rank: int, since: int) -> list[dict[str, Any]]:
@@ -172,14 +173,15 @@ class EngineFeed:
         return list(reply.content["events"]) if reply is not None else []
 
     def _there(self) -> list[int]:
-        return [rank for rank in self._link.ranks if rank in self._ranks]
+        return [rank for rank in self._link.ranks if rank in self._ranks and rank not in self._lost]
 
     def _ask_one(self, what: str, rank: int, **content: Any) -> Reply | None:
         """What a rank of this run answers; None if it does not, or is in another run by now."""
         with contextlib.suppress(ClusterGone):
-            reply = self._link.ask(what, [rank], run=self._run, **content).get(rank)
-            if reply is not None and reply.content["status"] == "ok":
-                return reply
+            if rank in self._there():
+                reply = self._link.ask(what, [rank], run=self._run, **content).get(rank)
+                if reply is not None and reply.content["status"] == "ok":
+                    return reply
         return None
 
     def _watch(self) -> None:
@@ -239,7 +241,7 @@ class EngineFeed:
         now, there = time.monotonic(), self._there()
         self._lost |= {rank for rank in self._ranks if rank not in there and rank not in self._outcomes}
         left = [rank for rank in there if rank not in self._outcomes]
-        if left and now - self._answered > 2 * SILENT_SECONDS and not self._alive():
+        if left and now - self._answered > SILENT_SECONDS and not self._alive():
             self._lost |= set(left)
             left = []
         if left and (self._lost or any(outcome["status"] not in ("done", "stopped") for outcome in self._outcomes.values())):

@@ -1,0 +1,114 @@
+"""Clusters that come, go, crash and do not start; two ranks each."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.cluster.test_cluster import LONG, feed_of, training, until
+from workbench import Cluster, Job
+from workbench.channel import launch, reaper
+from workbench.channel.processes import profile_dir
+from workbench.cluster import registry
+from workbench.errors import ClusterNotStarted
+
+pytestmark = pytest.mark.cluster
+
+HANG = """
+import ctypes, torch
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(64, 10)
+        self.calls = 0
+    def forward(self, x):
+        self.calls += 1
+        if self.calls == 300:
+            ctypes.PyDLL(None).sleep(100)  # C code that keeps the interpreter's lock
+        return self.layer(x.flatten(1))
+"""
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[Cluster]:
+    cluster = Cluster(ranks=2, name=f"pair-{os.getpid()}", devices="cpu", folder=tmp_path)
+    yield cluster
+    cluster.stop()
+    assert reaper.processes(profile_dir(), cluster.name) == []
+    assert not list((profile_dir() / "security").glob(f"*{cluster.name}*.json")), "no stale connection file"
+
+
+def test_a_crash_of_the_controller_costs_no_records_and_leaves_nothing(pair: Cluster) -> None:
+    with pair:
+        run = pair.train(LONG)
+        training(pair)
+        engines = [psutil.Process(row.pid) for row in pair.status().rows]
+        controller = pair._engines.processes.controller_pid
+        psutil.Process(controller).kill()
+        began = time.monotonic()
+        gone, alive = psutil.wait_procs(engines, timeout=30)
+        assert not alive, "an engine without a controller ends by itself"
+        assert time.monotonic() - began < 30
+        assert list((run.folder / "checkpoints").iterdir()), "the model was kept"
+        assert feed_of(pair).wait(20)
+        assert pair.status().state == "down"
+        # the controller's children live on: whoever starts this cluster next clears them away
+        assert [(listed.name, listed.state) for listed in registry.running() if listed.name == pair.name] == [(pair.name, "left over")]
+        pair.start()
+        assert pair.status().state == "up"
+        pair.train(Job(steps=5))
+        assert feed_of(pair).wait(30)
+        assert feed_of(pair).finished()["status"] == "done"  # type: ignore[index]
+    assert pair.status().state == "down"
+
+
+def test_ranks_that_hang_in_c_code_are_stopped(pair: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "hang_model.py").write_text(HANG)
+    pair.start()
+    pair.train(Job(model="hang_model:Net", steps=1000))
+    until(lambda: all(not beacon["answered"] and beacon["step"] for beacon in feed_of(pair).beacons().values()), 20)
+    began = time.monotonic()
+    feed = feed_of(pair)
+    pair.stop()
+    assert time.monotonic() - began < 15
+    assert feed.wait(5)
+    assert feed.finished()["status"] == "stopped"  # type: ignore[index]
+
+
+def test_engines_that_do_not_start_show_their_log(pair: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch.MpiProfile, "arguments", lambda self: ["--no-such-option"])
+    began = time.monotonic()
+    with pytest.raises(ClusterNotStarted, match=r"0 of 2 came up, then mpiexec ended\n[\s\S]*no-such-option"):
+        pair.start()
+    assert time.monotonic() - began < 20, "nobody waits for the time limit when mpiexec has ended"
+    assert registry.read(pair.name) is None
+
+
+def test_engines_that_take_too_long(pair: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "mpiexec"
+    program.write_text("#!/bin/sh\necho waiting for nodes\nexec sleep 60\n")
+    program.chmod(0o755)
+    monkeypatch.setattr("workbench.cluster.engines.find_mpi", lambda: launch.MpiProfile("other", "a slow MPI", str(program)))
+    with pytest.raises(ClusterNotStarted, match=r"took longer than 2 s[\s\S]*waiting for nodes"):
+        pair.start(timeout=2)
+
+
+def test_the_command_line_lists_and_stops(pair: Cluster) -> None:
+    pair.start()
+    command = [sys.executable, "-m", "workbench.cli"]
+    if subprocess.run([*command, "--help"], capture_output=True).returncode:
+        pytest.skip("the command line is not there")
+    listed = subprocess.run([*command, "list"], capture_output=True, text=True, timeout=60)
+    assert pair.name in listed.stdout
+    stopped = subprocess.run([*command, "stop", pair.name], capture_output=True, text=True, timeout=60)
+    assert stopped.returncode == 0, stopped.stderr
+    assert reaper.processes(profile_dir(), pair.name) == []
+    assert pair.status().state == "down"
