@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import time
 from collections.abc import Callable
 from typing import Any, Final, final
@@ -187,7 +188,9 @@ class MpiCommunicator(Communicator):
         self.beacon.operation = ", ".join(sorted({f"{r.operation} {'all' if r.peer == ANY else r.peer}" for r in requests if not r.done}))  # type: ignore[attr-defined]
         try:
             while not done():
-                if clock() - started > SPIN_SECONDS:
+                if clock() - started <= SPIN_SECONDS:
+                    os.sched_yield()  # ranks may share the core
+                else:
                     if family.aborted():
                         raise Aborted(f"told to end while waiting: {self.beacon.operation}")
                     naps += 1
