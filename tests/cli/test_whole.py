@@ -121,7 +121,8 @@ def test_the_demo(tmp_path: Path) -> None:
     page = Path(next(line for line in shown.splitlines() if line.startswith("report")).partition(":")[2].strip())
     text = page.read_text()
     assert "Bokeh" in text
-    assert "src=" not in text.partition("<body>")[2]
+    assert "<script src" not in text
+    assert "<link" not in text
     assert nothing_left_of(process)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from typing import Final
 
-
 INTERRUPTED: Final = 130
 """With what typer exits after a Ctrl-C that nobody has caught."""
 
