@@ -15,7 +15,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, final
 
-import workbench
 from workbench.cluster.frames import Frames
 from workbench.errors import ClusterGone, ClusterNotStarted
 
@@ -42,7 +41,7 @@ class Child:
         self._gone = ""
         self._wanted = False
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the process)
-        package = str(Path(workbench.__file__).parents[1])
+        package = str(Path(__file__).parents[2])
         paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "workbench.cluster.world"],

@@ -43,12 +43,14 @@ class Traffic:
         self.total_sent_messages = 0
 
     def sent(self, peer: int, nbytes: int, messages: int = 1) -> None:
+        """Count what was sent to a rank of the root communicator."""
         self.sent_bytes[peer] += nbytes
         self.sent_messages[peer] += messages
         self.total_sent_bytes += nbytes
         self.total_sent_messages += messages
 
     def received(self, nbytes: int) -> None:
+        """Count what has been received."""
         self.received_bytes += nbytes
 
 
@@ -112,10 +114,10 @@ class Communicator(ABC):
     def channel(self, k: int) -> Communicator:
         """Collective, in order. The same ranks with messages of their own: what is sent here is received only here."""
 
-    def compute(self, seconds: float) -> None:
+    def compute(self, seconds: float) -> None:  # noqa: B027 (real ranks compute for real)
         """Charge `seconds` of work to a virtual clock; nothing on real ranks."""
 
-    def farewell(self, reason: str) -> None:
+    def farewell(self, reason: str) -> None:  # noqa: B027 (a world of one has nobody to tell)
         """Tell the others that this rank has failed, so that they raise `PeerLost` instead of waiting for it."""
 
 

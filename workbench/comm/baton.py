@@ -25,6 +25,9 @@ Pace = Literal["fast", "real"]
 STACK_BYTES: Final = 4 << 20
 """Stack of a rank's thread; reserved, not used, until a deep backward needs it."""
 
+SWITCH_SECONDS: Final = 0.05
+"""One rank runs at a time anyway; other threads of the process (telemetry, commands) need not wait longer than this."""
+
 NAP_SECONDS: Final = 0.02
 """How long the world sleeps before it looks again whether it was told to end."""
 
@@ -75,7 +78,7 @@ class Baton:
             seat.generator.state = state
             self.ready(seat, 0.0)
         threads = [threading.Thread(target=self._live, args=(seat, body, results), name=f"rank-{seat.rank:05d}", daemon=True) for seat in self.seats]
-        sys.setswitchinterval(1)  # one thread runs at a time anyway
+        sys.setswitchinterval(SWITCH_SECONDS)
         try:
             for thread in threads:
                 thread.start()
