@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.runs.fakes import event, steps_of, write_run
+from workbench.runs.compare import COMPARED, compare, table_words
+from workbench.runs.figures import FIGURES, Figures, explained, shown, strategy_words
+from workbench.runs.frame import DRIFT_ERROR, drift_frame, waiting_frame
+from workbench.runs.run import Run
+from workbench.store import write_json
+from workbench.telemetry import SKETCH, SPANS, STEPS
+
+
+def test_every_figure_from_the_records(tmp_path: Path) -> None:
+    summary = Run.open(write_run(tmp_path / "run", ranks=3, steps=100)).summary()
+    assert list(summary) == list(FIGURES)
+    exact = {
+        "status": "done",
+        "strategy": "synchronous (ring, float32, gradients, every=1)",
+        "model": "mlp",
+        "data": "digits",
+        "ranks": 3,
+        "steps": 100,
+        "epochs": 2,
+        "samples": 9600,
+        "dropped_samples": 29,
+        "lost_rows": 0,
+        "folder": str(tmp_path / "run"),
+    }
+    measured = {
+        "wall_seconds": 5.0,
+        "samples_per_second": 1920.0,
+        "exchange_share": (0.027 + 0.026 + 0.025) / 0.15,
+        "bytes_per_step": 1000.0,
+        "loss": 0.03,
+        "validation_loss": 0.01,
+        "accuracy": 0.9,
+        "explained_share": 1.0,
+    }
+    assert {name: summary[name] for name in exact} == exact
+    assert {name: summary[name] for name in measured} == pytest.approx(measured, rel=1e-4)
+    assert exact.keys() | measured.keys() == FIGURES.keys()
+
+
+def test_a_summary_shows_units_and_escapes(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run")
+    write_json(folder / "job.json", {"model": "<b>x</b>:y"})
+    summary = Run.open(folder).summary()
+    page = summary._repr_html_()
+    assert "90.0 %" in page
+    assert "1.0 kB" in page
+    assert "<b>" not in page
+    assert "&lt;b&gt;x&lt;/b&gt;:y" in page
+    assert "samples over wall_seconds" in page
+    assert "accuracy            90.0 %" in str(summary)
+    assert str(Figures()) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("accuracy", 0.98765, "98.8 %"),
+        ("accuracy", None, "not known"),
+        ("loss", float("nan"), "not known"),
+        ("loss", 1e-7, "1e-07"),
+        ("bytes_per_step", 999, "999 B"),
+        ("bytes_per_step", 1_234_567.0, "1.2 MB"),
+        ("bytes_per_step", 5e13, "50000.0 GB"),
+        ("wall_seconds", 12.3456, "12.35 s"),
+        ("samples_per_second", 12345.6, "12,346 samples/s"),
+        ("samples", 1234567, "1,234,567"),
+        ("status", "done", "done"),
+    ],
+)
+def test_numbers_as_a_person_reads_them(name: str, value: object, words: str) -> None:
+    assert shown(name, value) == words
+
+
+def test_phases_that_do_not_add_up_are_seen() -> None:
+    rows = steps_of(0, 10, per_epoch=100)
+    assert explained(rows) == pytest.approx(1, rel=1e-5)
+    rows["compute_seconds"] -= 0.010
+    assert explained(rows) == pytest.approx(0.8, rel=1e-5)
+    assert explained(rows[:1]) is None
+    # what lies between two epochs, or in a pause, belongs to no step
+    rows = steps_of(0, 20, per_epoch=10)
+    rows["start_seconds"][10:] += 3
+    rows["start_seconds"][15:] += 60
+    assert explained(rows, [event(0, 1, "pause", 15, 3.0)]) == pytest.approx(1, rel=1e-5)
+    assert explained(rows, [event(1, 1, "pause", 15, 3.0)]) == pytest.approx(18 * 0.05 / 60.9, rel=1e-4)
+
+
+def test_strategies_in_words() -> None:
+    assert strategy_words({}) == "not known"
+    assert strategy_words({"kind": "gossip", "mode": "pull", "every": 2}) == "gossip (pull, every=2)"
+    assert strategy_words({"kind": "synchronous", "collective": {"kind": "ring"}, "local": True, "x": None}) == "synchronous (ring)"
+
+
+def spans(*rows: tuple[int, int, str, int, int, float, float]) -> np.ndarray:
+    return np.array(list(rows), SPANS)
+
+
+def test_waiting_is_told_apart_from_moving() -> None:
+    """Rank 1 comes 0.3 s late to the first exchange: the others wait for it. In the second all are there."""
+    frame = waiting_frame(
+        spans(
+            (0, 4, "compute", 4, -1, 0.0, 1.0),
+            (0, 4, "exchange", 4, -1, 1.0, 1.5),
+            (1, 4, "exchange", 4, -1, 1.3, 1.5),
+            (2, 4, "exchange", 4, -1, 1.1, 1.25),
+            (0, 5, "exchange", 5, -1, 2.0, 2.4),
+            (1, 5, "exchange", 5, -1, 2.0, 2.4),
+            (2, 5, "exchange", 5, -1, 2.0, 2.4),
+            (0, 6, "exchange", 6, -1, 3.0, 3.4),
+            (1, 6, "exchange", 6, -1, 3.0, 3.4),
+        )
+    )
+    assert frame["exchange"].tolist() == [4, 4, 4, 5, 5, 5]  # of the last one a rank's record is missing
+    np.testing.assert_allclose(frame["waiting_seconds"], [0.3, 0, 0.15, 0, 0, 0], atol=1e-12)
+    np.testing.assert_allclose(frame["moving_seconds"], [0.2, 0.2, 0, 0.4, 0.4, 0.4], atol=1e-12)
+    np.testing.assert_allclose(frame["seconds"], frame["waiting_seconds"] + frame["moving_seconds"])
+
+
+def test_an_exchange_of_two_waits_for_the_other_alone() -> None:
+    frame = waiting_frame(
+        spans(
+            (0, 1, "exchange", 1, 1, 1.0, 2.0),
+            (1, 1, "exchange", 1, 0, 1.2, 2.0),
+            (2, 1, "exchange", 1, 3, 1.9, 2.5),
+            (3, 1, "exchange", 1, 2, 1.8, 2.5),
+        )
+    )
+    np.testing.assert_allclose(frame["waiting_seconds"], [0.2, 0, 0, 0.1], atol=1e-12)
+
+
+def test_stretches_of_one_exchange_are_matched_in_their_order() -> None:
+    frame = waiting_frame(
+        spans(
+            (0, 1, "exchange", 1, -1, 1.0, 1.1),
+            (0, 1, "exchange", 1, -1, 2.0, 2.5),
+            (1, 1, "exchange", 1, -1, 1.0, 1.1),
+            (1, 1, "exchange", 1, -1, 2.2, 2.5),
+        )
+    )
+    assert frame[["stretch", "rank"]].to_numpy().tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
+    np.testing.assert_allclose(frame["waiting_seconds"], [0, 0, 0.2, 0], atol=1e-12)
+
+
+def sketches(parameters: np.ndarray, seed: int) -> np.ndarray:
+    """An independent count-sketch of vectors (ranks, n): random signs, summed modulo `SKETCH`."""
+    signs = np.random.default_rng(seed).choice([-1.0, 1.0], parameters.shape[1])
+    return np.stack([np.bincount(np.arange(parameters.shape[1]) % SKETCH, row * signs, SKETCH) for row in parameters])
+
+
+def test_drift_is_the_distance_from_the_mean_within_its_error() -> None:
+    """Over many seeds the estimate is right on average and scatters by about the error that it names."""
+    rng = np.random.default_rng(0)
+    parameters = rng.normal(size=(4, 5000)) * np.array([[1.0], [1.0], [2.0], [3.0]])
+    true = np.linalg.norm(parameters - parameters.mean(0), axis=1)
+    ratios = []
+    for seed in range(200):
+        rows = np.concatenate([steps_of(rank, 3) for rank in range(4)])
+        rows["sketch"][rows["step"] == 2] = sketches(parameters, seed)
+        frame = drift_frame(rows)
+        assert frame["step"].tolist() == [2] * 4
+        assert frame["rank"].tolist() == [0, 1, 2, 3]
+        np.testing.assert_allclose(frame["error"], frame["drift"] * DRIFT_ERROR)
+        ratios.append(frame["drift"] / true)
+    ratios = np.array(ratios)
+    assert abs(ratios.mean() - 1) < 0.02
+    assert ratios.std() == pytest.approx(DRIFT_ERROR, rel=0.15)
+
+
+def test_drift_needs_all_workers() -> None:
+    rows = np.concatenate([steps_of(rank, 3) for rank in range(2)])
+    rows["sketch"][(rows["step"] == 1) & (rows["rank"] == 0)] = 1
+    assert len(drift_frame(rows)) == 0
+    rows["sketch"][rows["step"] == 1] = 1
+    assert drift_frame(rows)["drift"].tolist() == [0, 0]
+    assert len(drift_frame(rows[:0])) == 0
+    assert rows.dtype == STEPS
+
+
+def test_runs_side_by_side(tmp_path: Path) -> None:
+    one = Run.open(write_run(tmp_path / "one", ranks=2))
+    write_run(tmp_path / "two", ranks=4, status="stopped")
+    frame = compare([one, tmp_path / "two", str(tmp_path / "one")])
+    assert frame.index.tolist() == ["one", "two", "one"]
+    assert list(frame.columns) == list(COMPARED)
+    assert frame["ranks"].tolist() == [2, 4, 2]
+    assert frame["status"].tolist() == ["done", "stopped", "done"]
+    assert pd.api.types.is_float_dtype(frame["accuracy"])
+    words = table_words(frame)
+    assert words[0][:5] == ["run", "strategy", "ranks", "steps", "accuracy"]
+    assert words[2][0] == "two"
+    assert "90.0 %" in words[2]
+    with pytest.raises(ValueError, match="not the folder of a run"):
+        compare([tmp_path])

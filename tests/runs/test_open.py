@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.runs.fakes import event, source_of, start_event, steps_of, validations_of, write_run
+from workbench.errors import RankFailed, RunFolderDamaged, WorkbenchError
+from workbench.job import Job
+from workbench.runs.ending import QUIET_SECONDS, ending_of, is_paused
+from workbench.runs.run import Run
+from workbench.store import RunLog, write_json
+
+
+def until(what: Callable[[], bool], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def age(folder: Path, seconds: float) -> None:
+    """As if nothing had been written for so long."""
+    then = time.time() - seconds
+    for path in folder.iterdir():
+        os.utime(path, (then, then))
+
+
+@pytest.mark.parametrize("status", ["done", "stopped"])
+def test_a_run_that_is_over(tmp_path: Path, status: str) -> None:
+    run = Run.open(write_run(tmp_path / "run", ranks=3, steps=100, status=status))
+    assert run.status == status
+    assert run.wait() is run
+    assert len(run.frame()) == len(run.rows()) == 300
+    assert run.since().marker == run.since().marker > 0
+    assert run.progress()["step"] == 100
+    assert run.job["model"] == "mlp"
+    run.stop()
+    with pytest.raises(WorkbenchError, match="cannot pause run: it is over"):
+        run.pause()
+
+
+def test_a_failure_is_told_again(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run")
+    error = {"rank": 2, "host": "node", "device": "cuda:0", "step": 5, "where": "ValueError: x (model.py:3 in forward)", "traceback": ""}
+    write_json(folder / "status.json", {"status": "failed", "steps": 5, "error": error})
+    with pytest.raises(RankFailed, match=r"rank 2 on node .cuda:0. failed at step 5: ValueError: x"):
+        Run.open(folder).wait()
+
+
+def test_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not the folder of a run: it has no job"):
+        Run.open(tmp_path)
+    with pytest.raises(ValueError, match="not the folder of a run: there is no such folder"):
+        Run.open(tmp_path / "nowhere")
+
+
+def test_a_damaged_folder_is_named(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run")
+    path = folder / f"{source_of(1)}.arrow"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    run = Run.open(folder)
+    with pytest.raises(RunFolderDamaged, match=r"rank-00001\.0\.arrow is damaged in batch \d"):
+        run.frame()
+    (folder / "status.json").write_text("{")
+    with pytest.raises(RunFolderDamaged, match=r"status\.json is not JSON"):
+        Run.open(folder)
+
+
+def test_a_torn_tail_costs_only_its_rows(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", ranks=2, steps=100)
+    path = folder / f"{source_of(1)}.arrow"
+    path.write_bytes(path.read_bytes()[:-10])
+    frame = Run.open(folder).frame()
+    assert frame["rank"].value_counts().to_dict() == {0: 100, 1: 99}
+
+
+def test_the_events_tell_the_end_where_no_owner_did(tmp_path: Path) -> None:
+    assert Run.open(write_run(tmp_path / "a", status=None)).status == "done"
+    folder = write_run(tmp_path / "b", ranks=2, status=None, end=False)
+    log = RunLog(folder, source_of(0))
+    log.event(event(0, 1, "end", 50, 9.0, status="stopped"))
+    log.event(event(1, 1, "end", 50, 9.0, status="stopped"))
+    log.close()
+    assert Run.open(folder).status == "stopped"
+
+
+def test_the_error_of_the_rank_that_failed_first(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", ranks=3, status=None, end=False)
+    log = RunLog(folder, source_of(0))
+    log.event(event(0, 1, "error", 7, 3.0, error="PeerLost", message="rank 2 is lost", lost=2, where=""))
+    assert ending_of(folder, [], time.time()) is None
+    log.event(event(1, 1, "error", 7, 3.1, error="PeerLost", message="rank 2 is lost", lost=2, where=""))
+    log.event(
+        event(2, 1, "error", 6, 3.2, error="ZeroDivisionError", message="division by zero", where="mine.py:3 in forward", traceback="Traceback")
+    )
+    log.close()
+    with pytest.raises(RankFailed, match=r"rank 2 on node .cpu. failed at step 6: ZeroDivisionError: division by zero .mine\.py:3 in forward."):
+        Run.open(folder).wait()
+
+
+def test_a_rank_that_was_killed_is_told_by_those_that_lost_it(tmp_path: Path) -> None:
+    events = [start_event(rank, 3) for rank in range(3)]
+    events += [event(rank, 1, "error", 7, 3.0, error="PeerLost", message="rank 2 is lost", lost=2, where="") for rank in range(2)]
+    ended = ending_of(tmp_path, events, time.time())
+    assert ended is not None
+    assert ended["status"] == "failed"
+    assert "rank 2 is lost" in ended["error"]["where"]
+
+
+def test_an_abort_ends_a_run_as_stopped(tmp_path: Path) -> None:
+    events = [start_event(rank, 2) for rank in range(2)] + [event(rank, 1, "abort", 7, 3.0) for rank in range(2)]
+    ended = ending_of(tmp_path, events, time.time())
+    assert ended is not None
+    assert ended["status"] == "stopped"
+
+
+def test_a_run_that_nobody_ended_is_failed_once_it_is_quiet(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", status=None, end=False)
+    age(folder, QUIET_SECONDS + 10)
+    run = Run.open(folder)
+    assert run.status == "failed"
+    with pytest.raises(WorkbenchError, match="nothing was recorded for 70 s, and nobody told how it ended"):
+        run.wait()
+    assert len(run.frame()) == 300
+
+
+def test_a_pause_may_be_long(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", ranks=1, status=None, end=False)
+    log = RunLog(folder, source_of(0))
+    log.event(event(0, 1, "pause", 7, 3.0))
+    log.close()
+    age(folder, 10 * QUIET_SECONDS)
+    run = Run.open(folder)
+    assert run.status == "paused"
+    run.close()
+
+
+def test_processes_that_are_gone_end_a_run_at_once(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", status=None, end=False)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        time.sleep(0.1)
+        (folder / "job.json").touch()
+        ranks = [{"rank": 0, "host": socket.gethostname(), "pid": process.pid}]
+        write_json(folder / "cluster.json", {"ranks": ranks})
+        age_now = time.time()
+        assert ending_of(folder, [], age_now - 10 * QUIET_SECONDS) is None
+        process.communicate(b"\n")
+    ended = ending_of(folder, [], age_now)
+    assert ended is not None
+    assert "processes are gone" in ended["error"]["where"]
+    # the number now belongs to a process that is younger than the run
+    ranks[0]["pid"] = os.getpid()
+    write_json(folder / "cluster.json", {"ranks": ranks})
+    os.utime(folder / "job.json", (1, 1))
+    assert ending_of(folder, [], age_now) is not None
+    ranks[0]["host"] = "another"
+    write_json(folder / "cluster.json", {"ranks": ranks})
+    assert ending_of(folder, [], age_now) is None
+
+
+def test_following_a_run_of_another_process(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    write_json(folder / "job.json", Job().to_json())
+    log = RunLog(folder, source_of(0))
+    log.event(start_event(0, 1, 60))
+    rows = steps_of(0, 60)
+    log.append("steps", 0, rows[:20])
+    run = Run.open(folder)
+    assert run.status == "running"
+    assert len(run.frame()) == 20
+    with pytest.raises(WorkbenchError, match="cannot stop run: it was opened from its folder"):
+        run.stop()
+    assert run.status == "running"
+    news = threading.Event()
+    run.observe(lambda what: news.set())
+    log.append("steps", 20, rows[20:40])
+    assert news.wait(5)
+    until(lambda: len(run.frame()) == 40)
+    log.event(event(0, 1, "pause", 40, 3.0))
+    until(lambda: run.status == "paused")
+    log.append("steps", 40, rows[40:])
+    log.append("validation", 0, validations_of(59))
+    log.event(event(0, 2, "end", 60, 4.0, status="done"))
+    log.close()
+    write_json(folder / "status.json", {"status": "done", "steps": 60, "error": None})
+    assert run.wait(10).status == "done"
+    assert len(run.frame()) == 60
+    assert len(run.validation()) == 1
+    assert len(run.events()) == 3
+
+
+def test_following_ends_when_asked_to(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", status=None, end=False)
+    before = threading.active_count()
+    run = Run.open(folder)
+    assert run.status == "running"
+    assert run.beacons() == {}
+    run.close()
+    until(lambda: threading.active_count() == before)
+
+
+def test_a_folder_that_breaks_while_it_is_followed(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", status=None, end=False)
+    run = Run.open(folder)
+    (folder / f"{source_of(7)}.arrow").write_bytes(b"this is no stream of records")
+    with pytest.raises(WorkbenchError, match=r"rank-00007\.0\.arrow is damaged"):
+        run.wait(10)
+
+
+def test_a_handle_without_a_feed_of_a_run_that_goes_on(tmp_path: Path) -> None:
+    run = Run(write_run(tmp_path / "run", status=None, end=False))
+    with pytest.raises(WorkbenchError, match=r"Run\.open\(folder\) follows it"):
+        run.wait()
+
+
+def test_paused_is_said_by_the_ranks_that_are_left() -> None:
+    pause, resume = ([event(rank, 1, kind, 3, 1.0) for rank in range(3)] for kind in ("pause", "resume"))
+    assert not is_paused([])
+    assert is_paused(pause)
+    assert not is_paused(pause + resume[:1])
+    assert is_paused(pause + resume + pause)
