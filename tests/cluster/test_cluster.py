@@ -130,7 +130,8 @@ def test_commands_of_several_threads_come_in_one_order(cluster4: Cluster) -> Non
     training(cluster4)
     numbers: list[int] = []
     threads = [
-        threading.Thread(target=lambda i=i: numbers.extend(feed.command("change", {"learning_rate": 0.01 * (i + 1)}) for _ in range(5))) for i in range(3)
+        threading.Thread(target=lambda i=i: numbers.extend(feed.command("change", {"learning_rate": 0.01 * (i + 1)}) for _ in range(5)))
+        for i in range(3)
     ]
     for thread in threads:
         thread.start()
@@ -268,7 +269,8 @@ def test_a_rank_that_is_killed_is_named_and_restart_brings_fresh_ones(cluster4: 
     ended = feed_of(cluster4).finished()
     assert ended is not None
     assert ended["status"] == "failed"
-    assert (ended["error"]["rank"], ended["error"]["where"]) == (3, "its process is gone")
+    assert ended["error"]["rank"] == 3
+    assert ended["error"]["where"].startswith("its process is gone")
     status = cluster4.status()
     if status.missing == [3]:  # MPI libraries without fault tolerance end all ranks
         assert status.state == "damaged"

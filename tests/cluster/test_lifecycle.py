@@ -53,7 +53,7 @@ def test_a_crash_of_the_controller_costs_no_records_and_leaves_nothing(pair: Clu
         controller = pair._engines.processes.controller_pid
         psutil.Process(controller).kill()
         began = time.monotonic()
-        gone, alive = psutil.wait_procs(engines, timeout=30)
+        _, alive = psutil.wait_procs(engines, timeout=30)
         assert not alive, "an engine without a controller ends by itself"
         assert time.monotonic() - began < 30
         assert list((run.folder / "checkpoints").iterdir()), "the model was kept"

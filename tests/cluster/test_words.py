@@ -15,7 +15,7 @@ from workbench.cluster import registry
 from workbench.cluster.facts import cluster_facts, git_commit
 from workbench.cluster.status import ClusterStatus, RankStatus
 from workbench.cluster.trouble import explain
-from workbench.errors import ClusterGone
+from workbench.errors import ClusterGone, ClusterNotStarted
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,9 @@ def test_what_is_not_started_says_so() -> None:
 
 
 def test_status_reads_well() -> None:
-    status = ClusterStatus("lab", 2, "mpi", "damaged", "Open MPI 5", [RankStatus(0, "<h>", 7, "CPU"), RankStatus(1, state="missing")], "rank 1 is missing")
+    status = ClusterStatus(
+        "lab", 2, "mpi", "damaged", "Open MPI 5", [RankStatus(0, "<h>", 7, "CPU"), RankStatus(1, state="missing")], "rank 1 is missing"
+    )
     assert str(status).splitlines()[0] == "cluster 'lab': damaged, 2 ranks, launcher mpi, Open MPI 5"
     assert "&lt;h&gt;" in status._repr_html_()
     assert status.missing == [1]
@@ -109,3 +111,10 @@ def test_a_run_knows_what_it_ran_on(tmp_path: Path) -> None:
     assert "torch" in facts["packages"]
     assert facts["git"] is None
     assert git_commit(tmp_path / "nowhere") is None
+
+
+def test_an_ipython_directory_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("IPython.paths.get_ipython_dir", lambda: str(tmp_path / "file" / "ipython"))
+    with pytest.raises(ClusterNotStarted, match="cannot be written .*; set IPYTHONDIR"):
+        Cluster(2)

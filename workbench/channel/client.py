@@ -38,6 +38,7 @@ class EngineFeed:
         self._reports: dict[int, dict[str, Any]] = {}
         self._heard: dict[int, float] = {}
         self._outcomes: dict[int, dict[str, Any]] = {}
+        self._left: list[int] = []
         self._lost: set[int] = set()
         self._trouble_since = 0.0
         self._ending = False
@@ -45,7 +46,7 @@ class EngineFeed:
         self._ended: dict[str, Any] | None = None
         self._over, self._look = threading.Event(), threading.Event()
         self._arrivals = Arrivals(self._folder.name, self._missed_events)
-        self._unhook = [link.on_push(self._arrived), link.on_change(self._look.set)]
+        self._unhook = [link.on_push(self._arrived), link.on_change(self._changed)]
         self.subscribe, self.subscribe_events = self._arrivals.subscribe, self._arrivals.subscribe_events
 
     subscribe: Callable[[OnRows], Callable[[], None]]
@@ -168,6 +169,12 @@ class EngineFeed:
                 self._outcomes[rank] = content["outcome"]
                 self._look.set()
 
+    def _changed(self, came: bool, rank: int) -> None:
+        """On the connection's thread: the first that went is the one that the others follow."""
+        if not came and rank in self._ranks:
+            self._left.append(rank)
+        self._look.set()
+
     def _missed_events(self, rank: int, since: int) -> list[dict[str, Any]]:
         reply = self._ask_one("events", rank, since=since)
         return list(reply.content["events"]) if reply is not None else []
@@ -264,7 +271,8 @@ class EngineFeed:
     def _judge(self) -> dict[str, Any]:
         if all(outcome["status"] == "gone" for outcome in self._outcomes.values()) and (told := self._on_disk()):
             return told
-        told = verdict(self._outcomes, {rank: {**self._who[rank], **self._reports.get(rank, {})} for rank in self._lost})
+        lost = sorted(self._lost, key=lambda rank: self._left.index(rank) if rank in self._left else len(self._left))
+        told = verdict(self._outcomes, {rank: {**self._who[rank], **self._reports.get(rank, {})} for rank in lost})
         return {**told, "status": "stopped", "error": None} if self._ending and self._lost else told
 
     def _on_disk(self) -> dict[str, Any] | None:

@@ -46,7 +46,7 @@ class Link:
         session = self._client.session
         self._session = Session(key=session.key, signature_scheme=session.signature_scheme)
         self._pushes: tuple[Push, ...] = ()
-        self._changes: tuple[Callable[[], None], ...] = ()
+        self._changes: tuple[Callable[[bool, int], None], ...] = ()
         self._sending = threading.Lock()
         self._other = self._client._dispatch_iopub
         self._client._io_loop.add_callback(lambda: self._client._iopub_stream.on_recv(self._tap, copy=False))
@@ -97,8 +97,8 @@ class Link:
 
         return stop
 
-    def on_change(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Have `callback()` called, on the connection's own thread, when an engine comes or goes. Returns the way to end that."""
+    def on_change(self, callback: Callable[[bool, int], None]) -> Callable[[], None]:
+        """Have `callback(came, rank)` called, on the connection's own thread, when an engine comes or goes. Returns the way to end that."""
         self._changes = (*self._changes, callback)
 
         def stop() -> None:
@@ -134,7 +134,7 @@ class Link:
 
     def _changed(self, event: dict[str, Any]) -> None:
         for callback in self._changes:
-            callback()
+            callback(event["event"] == "register", int(event["id"]))
 
 
 def reply_of(future: Any) -> Reply | None:

@@ -29,15 +29,19 @@ _left_running: list[Any] = []  # a Popen that is dropped while its process runs 
 
 
 def profile_dir() -> Path:
-    """The user's default IPython profile, where ipyparallel keeps its clusters; made if it is not there."""
+    """The user's default IPython profile, where ipyparallel keeps its clusters; made if it is not there. ClusterNotStarted if it cannot be."""
     from IPython.core import profiledir
     from IPython.paths import get_ipython_dir
 
     base, directory = get_ipython_dir(), cast(Any, profiledir.ProfileDir)
     try:
-        found = directory.find_profile_dir_by_name(base, "default")
-    except profiledir.ProfileDirError:
-        found = directory.create_profile_dir_by_name(base, "default")
+        try:
+            found = directory.find_profile_dir_by_name(base, "default")
+        except profiledir.ProfileDirError:
+            found = directory.create_profile_dir_by_name(base, "default")
+        (Path(found.location) / "security").mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise ClusterNotStarted(f"clusters are kept in {base}, which cannot be written ({error}); set IPYTHONDIR to a folder that can") from error
     return Path(found.location).resolve()
 
 
@@ -53,7 +57,6 @@ class Processes:
     def lock(self, timeout: float) -> Iterator[None]:
         """Keep others from starting or stopping a cluster of this name meanwhile. ClusterNotStarted after `timeout` seconds."""
         path = self.profile_dir / "security" / f"workbench-{self.name}.lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
         deadline = time.monotonic() + timeout
         with path.open("w") as file:
             while True:

@@ -11,8 +11,8 @@ Outcome = Mapping[str, Any]
 def verdict(outcomes: Mapping[int, Outcome], lost: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
     """{"status": "done", "stopped" or "failed", "steps", "error"} of a run.
 
-    `outcomes` are those of the ranks that have one, `lost` the ranks whose process is gone, with what is
-    known of them. The error is that of a lost rank, else of the one that failed first; ranks that only lost a peer or
+    `outcomes` are those of the ranks that have one, `lost` the ranks whose process is gone, the first to go
+    first, with what is known of them. The error is that of a lost rank, else of the one that failed first; ranks that only lost a peer or
     were told to end follow from it.
     """
     steps = max((int(outcome.get("steps", 0)) for outcome in outcomes.values()), default=0)
@@ -30,8 +30,10 @@ def nobody(where: str) -> dict[str, Any]:
 
 def _first_error(outcomes: Mapping[int, Outcome], lost: Mapping[int, Mapping[str, Any]]) -> dict[str, Any] | None:
     if lost:
-        dead = min(lost)
-        return _error(dead, {**lost[dead], "steps": lost[dead].get("step", 0)}, "its process is gone")
+        dead = next(iter(lost))
+        alone = len(lost) == 1 or set(outcomes) - set(lost)
+        where = "its process is gone" if alone else "its process is gone, and with it all others: this MPI library cannot go on without a rank"
+        return _error(dead, {**lost[dead], "steps": lost[dead].get("step", 0)}, where)
     failed = sorted((o for o in outcomes.values() if o["status"] == "failed"), key=lambda o: float(o.get("ended", 0.0)))
     if failed:
         first = failed[0]

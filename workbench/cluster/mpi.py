@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import sys
 import threading
@@ -168,7 +169,11 @@ class Cluster:
             write_json(folder / "job.json", described)
             write_json(folder / "cluster.json", cluster_facts(self.name, self.launcher, self._engines.hello.values(), directory))
             feed = self._feed_of(folder, link)
-            feed.begin(described, directory)
+            try:
+                feed.begin(described, directory)
+            except ClusterBusy:  # another notebook was faster
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
             self._job = job
             return self._take(folder, feed)
 
@@ -183,6 +188,8 @@ class Cluster:
                 if told is not None and (self._run is None or str(self._run.folder) != told) and Path(told).is_dir():
                     feed = self._feed_of(Path(told), link)
                     feed.follow()
+                    if reports[0].get("outcome") is not None:
+                        feed.wait(2.0)
                     self._job = Job.load(told)
                     return self._take(Path(told), feed)
             return self._run
