@@ -35,6 +35,7 @@ def profile_dir() -> Path:
 
     base, directory = get_ipython_dir(), cast(Any, profiledir.ProfileDir)
     try:
+        Path(base).mkdir(parents=True, exist_ok=True)
         try:
             found = directory.find_profile_dir_by_name(base, "default")
         except profiledir.ProfileDirError:

