@@ -107,11 +107,11 @@ def test_batches_make_no_difference(name: str, ranks: int, steps: int) -> None:
 def test_a_tick_is_a_small_patch(ranks: int) -> None:
     plots = [plot(ranks) for plot in PLOTS.values()]
     for plot in plots:
-        plot.update(records(ranks, 0, 270))
+        plot.update(records(ranks, 0, 170))
     listener = Listener(*plots)
     for tick in range(40):
         for plot in plots:
-            plot.update(records(ranks, 270 + 2 * tick, 2), validations(tick))
+            plot.update(records(ranks, 170 + 2 * tick, 2), validations(tick))
         kinds = {type(event) for event in listener.events}
         assert kinds <= {ColumnsPatchedEvent, ColumnsStreamedEvent}
         assert len(listener.message()) < 3000 + 400 * ranks

@@ -33,7 +33,7 @@ class ThroughputPlot:
         self.root = canvas(
             "throughput", "Throughput", "seconds since the start of the run", "samples/s per rank", y_range=DataRange1d(start=0, range_padding=0.4)
         )
-        self._bins = Bins(ranks, 0.001)
+        self._bins = Bins(ranks, 1e-5)
         self._begins = np.full(ranks, np.inf)
         self._ends = np.full(ranks, -np.inf)
         self._longest = 0.0
