@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, cast, final
+from typing import Any, Final, Self, cast, final
 
 from workbench import data as datasets
 from workbench import models
@@ -15,7 +15,8 @@ from workbench.options import Options, option
 from workbench.strategies import STRATEGIES, Synchronous
 from workbench.strategies.base import Strategy
 
-Named = str | Callable[..., Any]
+CHANGEABLE: Final = ("learning_rate", "momentum", "weight_decay")
+"""The fields that `run.change` can change while a run goes on."""
 
 
 @final

@@ -69,6 +69,6 @@ def measure(quick: bool = False) -> list[Figure]:
     return [
         Figure.at_most("records lost on the way to the notebook", lost + max(0, on_disk - seen.total()), 0, "", followed),
         Figure.at_most("records doubled on the way to the notebook", doubled, 0, ""),
-        Figure.at_most("records missing or doubled on the disk", abs(job.steps * RANKS - on_disk) + on_disk - numbers, 0, "", f"{on_disk} rows"),
+        Figure.at_most("records missing or doubled on the disk", abs(seconds * RATE * RANKS - on_disk) + on_disk - numbers, 0, "", f"{on_disk} rows"),
         Figure.at_most("client: share of a core while following", 100 * cpu / wall, 5, "%"),
     ]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self, final
+from typing import TYPE_CHECKING, Any, Self, final
 
 import pandas as pd
 
 from workbench.errors import RankFailed, WorkbenchError
-from workbench.job import Job
+from workbench.job import CHANGEABLE, Job
 from workbench.options import unknown_name
 from workbench.runs import figures, frame
 from workbench.runs.cache import News
@@ -21,9 +21,6 @@ from workbench.store import Rows, read_events, read_json
 
 if TYPE_CHECKING:
     from torch import nn
-
-CHANGEABLE: Final = ("learning_rate", "momentum", "weight_decay")
-"""What `change` can change while a run goes on."""
 
 
 @final
@@ -74,6 +71,11 @@ class Run:
             return "paused"
         begun = any(event["kind"] == "start" for event in events) or len(self._records.newest("steps"))
         return "running" if begun else "starting"
+
+    @property
+    def feed(self) -> Feed | None:
+        """What brings the records here; None of a run that is over and was opened from its folder."""
+        return self._feed
 
     @property
     def error(self) -> dict[str, Any] | None:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from typing import Any, Final, final
+from typing import Any, final
 
 import numpy as np
 
 from workbench.comm.base import Communicator, Request
 from workbench.errors import Aborted
+from workbench.job import CHANGEABLE
 from workbench.training.recorder import Recorder
-
-CHANGEABLE: Final = ("learning_rate", "momentum", "weight_decay")
-"""What `run.change` can change while a run goes on."""
 
 
 @dataclass(frozen=True)
