@@ -116,5 +116,5 @@ def test_a_run_knows_what_it_ran_on(tmp_path: Path) -> None:
 def test_an_ipython_directory_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setattr("IPython.paths.get_ipython_dir", lambda: str(tmp_path / "file" / "ipython"))
-    with pytest.raises(ClusterNotStarted, match="cannot be written .*; set IPYTHONDIR"):
+    with pytest.raises(ClusterNotStarted, match=r"cannot be written .*; set IPYTHONDIR"):
         Cluster(2)

@@ -134,10 +134,11 @@ class Engines:
     def _end(self) -> None:
         """Ask the engines to end; those that hang are killed through their nannies."""
         assert self.link is not None
-        damaged = len(self.link.ranks) < len(self.hello)
+        answers = self.link.ask("state", timeout=0.7)
+        whole = len(answers) == len(self.hello) and None not in answers.values()
         self.link.shut_down()
-        # where a rank has died, the others wait for it in MPI's own end
-        if not self._gone(within=0.2 if damaged else 2.0):
+        # where a rank has died, the others wait for it in MPI's own end; one that does not answer will not end either
+        if not self._gone(within=2.0 if whole else 0.2):
             self.link.signal("SIGKILL", self.link.ranks)
             self._gone(within=3.0)
 
