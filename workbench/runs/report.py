@@ -32,6 +32,7 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto
 h1 { font-size: 1.5em; } h2 { font-size: 1.15em; margin-top: 2em; }
 table { border-collapse: collapse; margin: .5em 0; } th, td { padding: .2em .8em; text-align: left; border-bottom: 1px solid #ddd; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; } td.small { color: #555; }
+.long { max-height: 30em; overflow: auto; }
 pre { background: #f5f5f5; padding: 1em; overflow: auto; } .bad { border-left: 4px solid #d55e00; padding: .2em 1em; background: #fdf1e8; }
 """
 
@@ -129,7 +130,8 @@ def _frame_table(frame: pd.DataFrame) -> str:
     left_out = len(frame) - LINES
     more = f"<p>{left_out} lines in between are left out.</p>" if left_out > 0 else ""
     kept = frame if left_out <= 0 else pd.concat([frame.head(LINES // 2), frame.tail(LINES // 2)])
-    return _table([str(name).replace("_", " ") for name in frame.columns], kept.itertuples(index=False), numbers) + more
+    table = _table([str(name).replace("_", " ") for name in frame.columns], kept.itertuples(index=False), numbers)
+    return f'<div class="long">{table}</div>{more}'
 
 
 def _table(names: Iterable[str], rows: Iterable[Iterable[Any]], numbers: Iterable[int], small: Iterable[int] = ()) -> str:
