@@ -56,6 +56,7 @@ test: .venv/.installed-test chromium
 
 lint: .venv/.installed-dev
 	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/mypy
 
 # The browser tests run where there is a Chromium; nothing else needs one.

@@ -159,6 +159,7 @@ def list_clusters() -> None:
         since = time.strftime("%Y-%m-%d %H:%M", time.localtime(record.started)) if record else ""
         described = (str(record.ranks), str(record.devices), record.mpi, since) if record else ("", "", "", "")
         rows.append((line.name, line.state, *described, str(line.processes)))
-    output.print(table(("name", "state", "ranks", "devices", "MPI", "since", "processes"), rows))
+    head = ("name", "state", "ranks", "devices", "MPI", "since", "processes")
+    output.print(table(head, rows, words=("name", "state", "devices", "MPI", "since")))
     if any(line.state != "up" for line in listed):
         output.print("end what is left over: workbench stop NAME")

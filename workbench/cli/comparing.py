@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from rich.markup import escape
 from rich.table import Table
@@ -14,8 +14,14 @@ from workbench.cli.screen import table
 if TYPE_CHECKING:
     from workbench.runs.run import Run
 
-WORDS = ("run", "strategy", "status")
-"""The columns that are no numbers."""
+COLUMNS: Final = {
+    "accuracy": "accuracy",
+    "wall_seconds": "time",
+    "samples_per_second": "samples/s",
+    "exchange_share": "exchanging",
+    "bytes_per_step": "sent/step",
+}
+"""Figure -> heading: what there is room for on a terminal; reports show more."""
 
 
 def run_folder(path: Path) -> Path:
@@ -26,7 +32,7 @@ def run_folder(path: Path) -> Path:
             raise ValueError(f"{path} is not the folder of a run, but runs are in it: {path / inside[-1]}")
         raise ValueError(f"{path} is not the folder of a run: it has no job.json")
     if not path.is_dir():
-        raise ValueError(f"{path} is not the folder of a run: there is no such folder")
+        raise ValueError(f"{path} is not the folder of a run: {'it is a file' if path.exists() else 'there is no such folder'}")
     return path
 
 
@@ -37,12 +43,16 @@ def open_runs(folders: Iterable[Path]) -> list[Run]:
     return [Run.open(folder) for folder in map(run_folder, folders)]
 
 
-def comparison(runs: Sequence[Run], columns: Sequence[str] = ()) -> Table:
-    """One line a run: its folder and all figures that are compared, or only those named."""
+def comparison(runs: Sequence[Run], folders: bool = True) -> Table:
+    """One line a run, which is told by its strategy, and with `folders` by its folder, the ranks and how it ended."""
     from workbench.runs.compare import compare, table_words
 
     frame = compare(runs)
-    head, *rows = table_words(frame[list(columns)] if columns else frame)
-    if columns:
-        head, rows = head[1:], [row[1:] for row in rows]
-    return table(head, [[escape(cell) for cell in row] for row in rows], numbers=[name for name in head if name not in WORDS])
+    _, *rows = table_words(frame[list(COLUMNS)])
+    cells = []
+    for (name, *numbers), (_, told) in zip(rows, frame.iterrows(), strict=True):
+        ended = "" if told["status"] == "done" else f", {told['status']}"
+        words = f"{name}\n{told['ranks']} ranks, {told['strategy']}{ended}" if folders else f"{told['strategy']}{ended}"
+        # a heading that is a unit says it once for all
+        cells.append([escape(words), *(escape(cell.removesuffix(f" {head}")) for cell, head in zip(numbers, COLUMNS.values(), strict=True))])
+    return table(("run" if folders else "strategy", *COLUMNS.values()), cells, words=("run", "strategy"))

@@ -21,8 +21,6 @@ STRATEGIES_SHOWN: Final[tuple[Strategy, ...]] = (
     Gossip(),
 )
 
-SHOWN: Final = ("strategy", "accuracy", "wall_seconds", "samples_per_second", "exchange_share", "bytes_per_step")
-
 
 def demonstrate(ranks: int | None, out: Path) -> None:
     """Train the digits with three strategies in turn on a cluster that is started for it and stopped after it."""
@@ -46,8 +44,8 @@ def demonstrate(ranks: int | None, out: Path) -> None:
             if pressed:
                 break
     output.print()
-    output.print(comparison(runs, SHOWN))
-    report = write_side_by_side(runs, runs[0].folder.parent / f"{runs[0].folder.name}-compared.html")
+    output.print(comparison(runs, folders=False))
+    report = write_side_by_side(runs, runs[0].folder / "compared.html")
     output.print()
     output.print(f"report with plots:  {report}", soft_wrap=True)
     output.print(f"the notebook:       {notebook_command()}", soft_wrap=True)

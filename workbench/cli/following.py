@@ -70,7 +70,7 @@ def follow(run: Followed, label: str, console: Console) -> int:
         TextColumn("{task.description}", table_column=Column(no_wrap=True)),
         BarColumn(bar_width=None),
         MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.3f}  {task.fields[rate]:>6,.0f} samples/s  {task.fields[share]:>4.0%} exchanging"),
+        TextColumn("loss {task.fields[loss]:<8.3g}  {task.fields[rate]:>6,.0f} samples/s  {task.fields[share]:>4.0%} exchanging"),
         TimeElapsedColumn(),
         console=console,
         expand=True,
@@ -93,7 +93,7 @@ def follow(run: Followed, label: str, console: Console) -> int:
                 obeyed = pressed.count
                 if obeyed == 1:
                     run.stop()
-                    console.print("stopping at the next step; what was recorded is kept. Ctrl-C again ends it at once")
+                    console.print("stopping at the next step; what was recorded is kept. Ctrl-C again ends it at once", soft_wrap=True)
                 else:
                     run.abort()
                     console.print("ending at once")

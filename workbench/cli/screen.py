@@ -20,11 +20,12 @@ output: Final = Console(highlight=False, width=_width(sys.stdout.isatty()))
 errors: Final = Console(stderr=True, highlight=False, width=_width(sys.stderr.isatty()))
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[str] = ()) -> Table:
-    """A table of words; the columns named in `numbers` are flush right."""
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], words: Sequence[str]) -> Table:
+    """A table; the columns named in `words` are text, which is broken where there is no room, the others are flush right."""
     drawn = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for name in head:
-        drawn.add_column(name, justify="right" if name in numbers else "left", overflow="fold")
+        text = name in words
+        drawn.add_column(name, justify="left" if text else "right", overflow="fold", no_wrap=not text)
     for row in rows:
         drawn.add_row(*row)
     return drawn

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.cli.comparing import comparison
 from workbench.cli.following import follow, interrupts
 from workbench.cli.screen import errors, output
 from workbench.cluster.naming import label_of
@@ -36,8 +35,7 @@ def train(path: Path, ranks: int, out: Path, network: str | None, devices: str) 
         cluster = Cluster(ranks, name=f"train-{os.getpid()}", devices=devices, folder=out)
     with started(cluster):
         run, pressed = watch(cluster, job)
-    output.print(comparison([run]))
-    output.print(f"records: {run.folder}", soft_wrap=True)
+    output.print(str(run.summary()), markup=False, soft_wrap=True)
     if pressed > 1:
         raise Aborted("ended at once by Ctrl-C; what was recorded until then is kept")
 
