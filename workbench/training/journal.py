@@ -39,6 +39,8 @@ class Journal:
         self._next = dict.fromkeys(TABLES, 0)
         self._kept: dict[str, deque[tuple[int, Rows]]] = {table: deque() for table in TABLES}
         self._lock = threading.Lock()
+        self.stirred = threading.Event()
+        """Set when something happened, which is carried at once; rows wait for the next round."""
 
     def append(self, table: str, row: tuple[Any, ...]) -> None:
         """Record one row: its values in the order of the table's columns."""
@@ -49,6 +51,7 @@ class Journal:
         with self._lock:
             self._events.append({"kind": kind, **what, "source": self.source, "number": self._next_event})
             self._next_event += 1
+        self.stirred.set()
 
     def take(self) -> tuple[list[tuple[str, int, Rows]], list[dict[str, Any]]]:
         """What has come since the last call: batches and events. For the flusher."""
@@ -102,7 +105,7 @@ class Flusher:
         self._log = RunLog(journal.folder, journal.source)
         self._unwritten: dict[str, list[tuple[int, Rows]]] = {table: [] for table in TABLES}
         self._unwritten_events: list[dict[str, Any]] = []
-        self._ended = threading.Event()
+        self._ended = False
         self._complaint = ""
         self._written = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="flusher", daemon=True)
@@ -110,11 +113,15 @@ class Flusher:
 
     def close(self) -> None:
         """Carry what is left and end. Returns when all is on the disk, or the disk has refused it once more."""
-        self._ended.set()
+        self._ended = True
+        self.journal.stirred.set()
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._ended.wait(PUSH_SECONDS):
+        stirred = self.journal.stirred
+        while not self._ended:
+            stirred.wait(PUSH_SECONDS)
+            stirred.clear()
             self._carry(last=False)
         self._carry(last=True)
         with contextlib.suppress(OSError):  # what could not be written has been complained of
