@@ -25,13 +25,12 @@ def train(
     after_epoch: Callable[[int], None],
     steps: int,
     steps_per_epoch: int,
-    random: Any,
     charge: Callable[[str], None],
 ) -> None:
     """One rank's training from its first step to its last, or until it is told to stop.
 
-    `batches(step)` gives the number of samples and the batch. `random` holds this rank's random numbers while the model
-    runs; `charge` tells a virtual clock what was done, and costs nothing on real ranks.
+    `batches(step)` gives the number of samples and the batch; `charge` tells a virtual clock what was done, and costs
+    nothing on real ranks.
     """
     arena, module, mark = worker.arena, worker.module, recorder.mark
     while worker.step < steps and control.go_on(worker.step):
@@ -39,9 +38,8 @@ def train(
         samples, batch = batches(worker.step)
         mark("load")
         arena.clear()
-        with random:
-            loss, _ = loss_of(module, batch)
-            loss.backward()
+        loss, _ = loss_of(module, batch)
+        loss.backward()
         arena.heal()
         value = float(loss.detach())
         charge("compute")

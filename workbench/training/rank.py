@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import traceback
 from collections.abc import Callable
@@ -39,8 +38,6 @@ class Place:
 
     device: torch.device
     host: str = ""
-    random: Any = contextlib.nullcontext()
-    """Entered while the model computes; virtual ranks, which share a process, keep their random numbers apart in it."""
     charge: Callable[[str], None] = lambda what: None
     """Told "compute" or "update" when a step has done it; moves a virtual clock."""
     load: Callable[[Job], data.Split] = lambda job: data.load(job.data, job.data_options, job.seed)
@@ -163,7 +160,6 @@ class RankRun:
             self.validate_epoch,
             steps=steps,
             steps_per_epoch=self.shards.steps_per_epoch,
-            random=self.place.random,
             charge=self.place.charge,
         )
 
