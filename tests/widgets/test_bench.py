@@ -11,12 +11,12 @@ from typing import Any
 import ipywidgets
 import numpy as np
 import pytest
-from workbench_widgets import Bench
-from workbench_widgets import bench as module
 
 from workbench.errors import ClusterBusy, ClusterNotStarted
 from workbench.job import Job
 from workbench.telemetry import VALIDATION
+from workbench_widgets import Bench
+from workbench_widgets import bench as module
 
 from .fakes import FakeCluster, FakeRun, steps
 

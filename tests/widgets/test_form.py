@@ -7,13 +7,13 @@ from typing import Any, final
 
 import ipywidgets
 import pytest
-from workbench_widgets.fields import Choice, Flag, Number, Text, limits
-from workbench_widgets.form import OTHER, Entry, Form, Named, field_for
 
 from workbench.job import Job
 from workbench.models import MODELS
 from workbench.options import Options, option, options_of
 from workbench.strategies import STRATEGIES
+from workbench_widgets.fields import Choice, Flag, Number, Text, limits
+from workbench_widgets.form import OTHER, Entry, Form, Named, field_for
 
 
 @final

@@ -10,6 +10,7 @@ import bokeh
 import pytest
 from bokeh.models import ColumnDataSource
 from bokeh.plotting import figure
+
 from workbench_widgets import view as module
 from workbench_widgets.view import BokehView
 
