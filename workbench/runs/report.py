@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import html
 import json
-import os
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
-from bokeh.embed import components
-from bokeh.resources import Resources
 
 from workbench.errors import RunFolderDamaged
-from workbench.plots import PLOTS, PhasesPlot
 from workbench.runs.figures import definition, shown, times
+from workbench.runs.page import page, placed, plots_of, write_page
 from workbench.store import Rows, read_json
 
 if TYPE_CHECKING:
@@ -27,45 +22,24 @@ if TYPE_CHECKING:
 NEWEST_EVENTS: Final = 200
 LINES: Final = 1_000
 
-_STYLE: Final = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; color: #222; background: #fff; }
-h1 { font-size: 1.5em; } h2 { font-size: 1.15em; margin-top: 2em; }
-table { border-collapse: collapse; margin: .5em 0; } th, td { padding: .2em .8em; text-align: left; border-bottom: 1px solid #ddd; }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; } td.small { color: #555; }
-.long { max-height: 30em; overflow: auto; }
-pre { background: #f5f5f5; padding: 1em; overflow: auto; } .bad { border-left: 4px solid #d55e00; padding: .2em 1em; background: #fdf1e8; }
-"""
-
 
 def write_report(run: Run, path: Path) -> Path:
     """Write the report of a run, whole or not at all; the path. RunFolderDamaged, OSError."""
-    text = render_report(run)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        with suppress(FileNotFoundError):
-            temporary.unlink()
-    return path
+    return write_page(path, render_report(run))
 
 
 def render_report(run: Run) -> str:
     """The HTML of a report; every value from the run is escaped."""
     steps, validation, events = run.table("steps"), run.table("validation"), run.events()
     figures = run.summary()
-    title = html.escape(f"{run.folder.name}: {figures['status']}")
-    parts = [f"<h1>{title}</h1>", f"<p>Written {datetime.now():%Y-%m-%d %H:%M:%S} by the workbench.</p>"]
+    parts = []
     if run.error:
         parts.append(f'<div class="bad"><b>Failed</b><pre>{html.escape(_error_words(run.error))}</pre></div>')
     rows = [(name.replace("_", " "), shown(name, value), definition(name)) for name, value in figures.items()]
     parts += ["<h2>Figures</h2>", _table(["figure", "value", "what it is"], rows, numbers=(), small=(2,))]
-    script = ""
-    if len(steps):
-        plots = _plots(steps, validation)
-        script, divs = components({name: plot.root for name, plot in plots.items()})
-        parts += ["<h2>Plots</h2>", *(divs[name] for name in plots)]
+    plots = plots_of(steps, validation) if len(steps) else {}
+    if plots:
+        parts += ["<h2>Plots</h2>", *(placed(name) for name in plots)]
         parts += ["<h2>Ranks</h2>", _frame_table(ranks_frame(steps))]
     if len(validation):
         parts += ["<h2>Validation</h2>", _frame_table(run.validation())]
@@ -76,9 +50,7 @@ def render_report(run: Run) -> str:
             parts.append(f"<p>The newest {len(shown_events)} of {len(events)}; the others are in events.jsonl.</p>")
     for heading, name in (("Job", "job.json"), ("Environment", "cluster.json")):
         parts += [f"<h2>{heading}</h2>", _json(run.folder / name)]
-    resources = Resources(mode="inline", components=["bokeh"]).render_js() if script else ""
-    head = f'<meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>{resources}'
-    return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body>\n' + "\n".join(parts) + f"\n{script}\n</body></html>\n"
+    return page(f"{run.folder.name}: {figures['status']}", parts, plots)
 
 
 def ranks_frame(steps: Rows) -> pd.DataFrame:
@@ -94,13 +66,6 @@ def ranks_frame(steps: Rows) -> pd.DataFrame:
         sent = float(own["bytes_sent"].mean(dtype=float))
         rows.append({"rank": rank, "steps": len(own), "samples": samples, "samples/s": rate, **phases, "bytes sent per step": sent})
     return pd.DataFrame(rows)
-
-
-def _plots(steps: Rows, validation: Rows) -> dict[str, Any]:
-    plots = {name: PhasesPlot(recent=None) if plot is PhasesPlot else plot() for name, plot in PLOTS.items()}
-    for plot in plots.values():
-        plot.update(steps, validation)
-    return plots
 
 
 def _error_words(error: Mapping[str, Any]) -> str:
