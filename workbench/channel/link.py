@@ -40,7 +40,7 @@ class Link:
         check()
         try:
             self._client = ipp.Client(connection, profile_dir=profile_dir, timeout=timeout)
-        except (OSError, TimeoutError, ipp.error.TimeoutError) as error:
+        except (OSError, TimeoutError) as error:
             raise ClusterGone(f"the controller of this cluster does not answer: {error}") from error
         # a session of its own: one that has signed messages takes their copies for replays
         session = self._client.session

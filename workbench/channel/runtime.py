@@ -26,7 +26,8 @@ from workbench.training import devices
 
 BEACON_SECONDS: Final = 0.25
 LOOK_SECONDS: Final = 1.0  # between two looks for the controller
-GIVE_UP_SECONDS: Final = (12.0, 18.0, 24.0)  # after the controller is gone: abort the run, leave the loop, leave for certain
+ABORT_SECONDS: Final = 12.0  # after the controller is gone, a run has so long to stop
+EXIT_SECONDS: Final = 18.0  # and then so long to end, whatever it does
 
 
 @final
@@ -189,18 +190,18 @@ class Runtime:
 
     def _leave(self) -> None:
         """The controller is gone: let the run stop and keep its model, then end this process within 30 s."""
-        abort_at, loop_at, exit_at = (self._orphaned + seconds for seconds in GIVE_UP_SECONDS)
+        abort_at, exit_at = self._orphaned + ABORT_SECONDS, self._orphaned + EXIT_SECONDS
         assignment = self._assignment
         if assignment is not None and assignment.outcome is None:
-            assignment.give_up()
             while assignment.outcome is None and time.monotonic() < abort_at:
+                assignment.give_up()  # again and again: it may not take commands yet
                 time.sleep(0.05)
             if assignment.outcome is None:
                 assignment.abort()
-            while assignment.outcome is None and time.monotonic() < loop_at:
+            while assignment.outcome is None and time.monotonic() < exit_at:
                 time.sleep(0.05)
+        time.sleep(0.5)  # for what is still on its way to a notebook: the relays may have survived
         # not by way of the loop: MPI's own end waits for ranks that may hang
-        sys.__stderr__ and sys.__stderr__.write("the controller is gone; this engine ends\n")
         os._exit(0 if time.monotonic() < exit_at else 1)
 
 
