@@ -63,6 +63,16 @@ def test_bad_input_is_a_message_and_exit_code_2(tmp_path: Path) -> None:
         assert "Traceback" not in done.stderr
 
 
+def test_what_the_file_system_refuses_is_a_message_and_exit_code_1(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "job.json").write_text("{}")
+    (tmp_path / "file").write_text("")
+    done = workbench("compare", tmp_path / "run", "--report", tmp_path / "file" / "page.html")
+    assert done.returncode == 1
+    assert "failed:" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_list_without_a_cluster(tmp_path: Path) -> None:
     done = workbench("list", folder=tmp_path)
     assert (done.returncode, done.stdout.strip()) == (0, "no cluster is up")

@@ -23,7 +23,7 @@ def main() -> None:
     except ValueError as error:
         errors.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         sys.exit(2)
-    except WorkbenchError as error:
+    except (WorkbenchError, OSError) as error:
         errors.print(f"[bold red]failed:[/] {escape(str(error))}", soft_wrap=True)
         sys.exit(1)
     except SystemExit as ending:
