@@ -15,6 +15,7 @@ import pytest
 from workbench.channel import drift, launch, reaper
 from workbench.channel.arrivals import Arrivals
 from workbench.channel.messages import pack, unpack
+from workbench.channel.outbox import Outbox
 from workbench.channel.output import output_to
 from workbench.channel.usercode import UserCode
 from workbench.channel.verdict import verdict
@@ -146,6 +147,16 @@ def test_prints_reach_the_run_folder_line_by_line(tmp_path: Path) -> None:
     assert "trouble" in (tmp_path / "rank-00003.err").read_text()
     print("later", file=held)
     assert (tmp_path / "rank-00003.out").read_text() == "one\nhalflater\n"
+
+
+def test_other_tables_travel_with_the_steps_and_nothing_overtakes_rows() -> None:
+    sent: list[tuple[str, list[str]]] = []
+    outbox = Outbox("run", lambda content, buffers: sent.append((content["kind"], [table for _, table, _ in content.get("batches", [])])))
+    for table in ("spans", "traffic", "steps", "spans"):
+        outbox.rows("rank-00000.0", table, 0, np.zeros(1, TABLES[table]))
+    outbox.say("outcome", outcome={})
+    outbox.say("beacon", beacon={})
+    assert sent == [("rows", ["spans", "traffic", "steps"]), ("rows", ["spans"]), ("outcome", []), ("beacon", [])]
 
 
 class TestArrivals:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 from mpi4py import MPI
 
 from workbench.channel.messages import LIMIT, Rows
+from workbench.channel.outbox import Outbox, Send
 from workbench.channel.output import output_to
 from workbench.channel.usercode import UserCode
 from workbench.errors import Aborted, PeerLost, WorkbenchError
@@ -27,15 +28,13 @@ if TYPE_CHECKING:
 LAST: Final = 2**40
 """The number of the command by which a rank stops itself when its controller is gone: the same on all ranks, above all others."""
 
-Send = Callable[..., None]
-
-
 @final
 class Assignment:
     """A run, as this rank has it. Made on the control thread; `perform` is called on the main thread."""
 
     def __init__(self, run: str, job: dict[str, Any], directory: str, send: Send) -> None:
-        self.run, self.job, self.directory, self._send = run, job, directory, send
+        self.run, self.job, self.directory = run, job, directory
+        self.out = Outbox(run, send)
         self.state = "starting"
         self.outcome: dict[str, Any] | None = None
         self.inbox: Inbox | None = None
@@ -130,7 +129,7 @@ class Assignment:
             told["steps"] = self.journal.counts()["steps"]
         self.outcome = {"steps": 0, **told, "began": began, "ended": time.time()}
         self.state = {"done": "done", "stopped": "stopped", "aborted": "stopped"}.get(told["status"], "failed")
-        self._send("outcome", run=self.run, outcome=self.outcome)
+        self.out.say("outcome", outcome=self.outcome)
 
     def _train(self, folder: Path, code: UserCode) -> dict[str, Any]:
         assert self.journal is not None
@@ -161,12 +160,12 @@ class Assignment:
 
     def _push(self, table: str, first: int, rows: Rows) -> None:
         assert self.journal is not None
-        self._send("rows", rows=rows, run=self.run, source=self.journal.source, table=table, first=first)
+        self.out.rows(self.journal.source, table, first, rows)
 
     def _push_event(self, event: dict[str, Any]) -> None:
         self.state = {"start": "running", "resume": "running", "pause": "paused", "stop": "stopping"}.get(event["kind"], self.state)
         self.events.append(event)
-        self._send("event", run=self.run, event=event)
+        self.out.say("event", event=event)
 
 
 @final

@@ -141,7 +141,8 @@ class EngineFeed:
         self._ranks.heard(rank, content.get("beacon"))
         match content["kind"]:
             case "rows":
-                self._arrivals.rows(content["source"], content["table"], content["first"], unpack(content["table"], buffers[0]))
+                for (source, table, first), data in zip(content["batches"], buffers, strict=True):
+                    self._arrivals.rows(source, table, first, unpack(table, data))
             case "event":
                 self._arrivals.event(rank, content["event"])
             case "outcome":  # sent behind all records

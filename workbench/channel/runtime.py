@@ -13,14 +13,14 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any, Final, final
+from typing import Any, Final, cast, final
 
 import psutil
 from jupyter_client.session import Session
 from mpi4py import MPI
 
 from workbench.channel.assignment import Assignment, World
-from workbench.channel.messages import CONTROLLER, PUSH, REPLY, REQUEST, TOPIC, Rows, pack
+from workbench.channel.messages import CONTROLLER, PUSH, REPLY, REQUEST, TOPIC, pack
 from workbench.channel.usercode import UserCode
 from workbench.training import devices
 
@@ -155,13 +155,14 @@ class Runtime:
         finally:
             signal.signal(signal.SIGINT, before)
 
-    def _push(self, kind: str, rows: Rows | None = None, **content: Any) -> None:
+    def _push(self, content: dict[str, Any], buffers: list[bytes]) -> None:
         """Send to all clients, asked or not. From any thread."""
-        buffers: list[Any] = [] if rows is None else [pack(rows)]
-        body = {"kind": kind, "rank": MPI.COMM_WORLD.rank, **content}
+        rank, parts = MPI.COMM_WORLD.rank, cast(list[Any], buffers)
         with self._sending:
             # an empty parent: the hub does not look into it, other clients pass it over
-            self._session.send(self._kernel.iopub_socket, PUSH, content=body, parent={}, ident=TOPIC + b".%d" % MPI.COMM_WORLD.rank, buffers=buffers)
+            self._session.send(
+                self._kernel.iopub_socket, PUSH, content={"rank": rank, **content}, parent={}, ident=TOPIC + b".%d" % rank, buffers=parts
+            )
 
     def _load(self) -> None:
         """Load torch, so that `train` finds it there."""
@@ -181,7 +182,7 @@ class Runtime:
             assignment = self._assignment
             if assignment is not None and assignment.outcome is None:
                 with contextlib.suppress(Exception):  # the sockets close while the engine ends
-                    self._push("beacon", run=assignment.run, beacon=assignment.beacon())
+                    assignment.out.say("beacon", beacon=assignment.beacon())
             if time.monotonic() - looked >= LOOK_SECONDS:
                 looked = time.monotonic()
                 if not self._orphaned and not lives():

@@ -104,8 +104,10 @@ class Engines:
         }
         deadline = time.monotonic() + timeout
         self.processes.start_engines(ranks, self.mpi, environment)
+        tick = 0
         while len(self.link.ranks) < ranks:
-            ended = self.processes.engines_ended()
+            tick += 1
+            ended = tick % 10 == 0 and self.processes.engines_ended()
             if ended or time.monotonic() > deadline:
                 what = "mpiexec ended" if ended else f"it took longer than {timeout:g} s"
                 raise ClusterNotStarted(explain(f"{len(self.link.ranks)} of {ranks} came up, then {what}", self.processes.log_tail(), self.mpi))
