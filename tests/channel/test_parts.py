@@ -129,11 +129,13 @@ class TestUserCode:
     def test_the_workbench_and_packages_are_left_alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sys, "path", list(sys.path))
         monkeypatch.chdir(Path.cwd())
-        code = UserCode()
-        before = sys.modules["workbench"], sys.modules["numpy"]
-        for _ in range(2):
-            code.enter(str(Path.cwd()))
-        assert (sys.modules["workbench"], sys.modules["numpy"]) == before
+        before = {name: sys.modules[name] for name in ("workbench", "numpy", "json", "os")}
+        for folder in (Path.cwd(), Path(os.__file__).parents[3], Path("/")):
+            code = UserCode()
+            code.enter(str(folder))
+            assert {name: sys.modules[name] for name in before} == before
+            assert not {name.partition(".")[0] for name in code._mine()} & {"workbench", "numpy", "json", "os", "pytest"}
+            sys.path.remove(str(folder))
 
 
 def test_prints_reach_the_run_folder_line_by_line(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import os
 import sys
+import sysconfig
 from pathlib import Path
 from typing import final
 
@@ -42,14 +43,17 @@ class UserCode:
 
     def _mine(self) -> dict[str, str]:
         """Module -> SHA-256 of its file ("" if it is gone), for the imported modules whose file lies in the folder."""
+        # a notebook may lie in the home directory, and Python itself below it
         packages = (os.sep + "site-packages" + os.sep, os.sep + "dist-packages" + os.sep)
+        python = tuple({os.path.join(os.path.realpath(sysconfig.get_path(name)), "") for name in ("stdlib", "platstdlib")})
         digests = {}
         for name, module in list(sys.modules.items()):
             file = getattr(module, "__file__", None)
             if not file or name == "__main__" or name.partition(".")[0] == "workbench":
                 continue
             path = os.path.abspath(file)
-            if path.startswith(self._folder + os.sep) and not any(package in path for package in packages):
+            mine = path.startswith(os.path.join(self._folder, "")) and not any(package in path for package in packages)
+            if mine and not os.path.realpath(path).startswith(python):
                 try:
                     digests[name] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
                 except OSError:
