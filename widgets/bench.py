@@ -86,7 +86,6 @@ class Bench(ipywidgets.VBox):
     def train(self, job: Job | None = None) -> None:
         """Train a job, by default the one in the form. ValueError in words if the form holds none."""
         chosen = self.job_cards.job() if job is None else job
-        self._failure = None
 
         def begin() -> None:
             self._run = self.cluster.train(chosen)
@@ -127,6 +126,7 @@ class Bench(ipywidgets.VBox):
             await asyncio.sleep(0.05)
         if self._failure is not None:
             raise self._failure
+        await asyncio.to_thread(self._look)  # it may have been started in Python a moment ago
         run = self._run
         while run is not None and run.status not in ENDED:
             await asyncio.sleep(0.1)
@@ -189,6 +189,8 @@ class Bench(ipywidgets.VBox):
 
     def _command(self, lane: Lane, doing: str, act: Callable[[], object]) -> None:
         self._error, self._doing_since = "", time.monotonic()
+        if not (self._cluster_lane.busy or self._run_lane.busy):
+            self._failure = None
         lane.put(doing, lambda: (act(), None)[1])
         self._hurry()
 
@@ -196,6 +198,8 @@ class Bench(ipywidgets.VBox):
         """On the lane's thread, after each command."""
         if failure is not None:
             self._error, self._failure = f"{doing} failed: {failure}" if not isinstance(failure, ValueError) else str(failure), failure
+        elif doing.startswith(("starting", "restarting")):
+            self.job_cards.form.check()  # the number of ranks may be known only now
         self._next["look"] = self._next["survey"] = 0.0
         self._hurry()
 
@@ -259,7 +263,7 @@ class Bench(ipywidgets.VBox):
         up = self._status is not None and self._status.state != "down"
         state = self._cluster_lane.doing or ("not asked yet" if self._status is None else self._status.state)
         self.cluster_card.show(self.cluster.name, self._ranks(), state, self._status, up=up, busy=busy, training=training)
-        wrong = self.job_cards.form.check()
+        wrong = self.job_cards.form.wrong
         self.run_panel.enable(
             look.status if look is not None else "", train=up and not busy and not training and not wrong, steer=training and not steering
         )

@@ -13,6 +13,8 @@ import ipywidgets
 
 from workbench.options import Option
 
+from .comms import answer_anywhere
+
 LABEL = {"description_width": "104px"}
 INPUT = "216px"
 WIDE = "292px"
@@ -23,7 +25,7 @@ class Field(ABC):
     """A row: a labelled input, its unit and bounds, and below it the words for what is wrong or what it is for."""
 
     def __init__(self, described: Option, control: ipywidgets.Widget) -> None:
-        self.described, self.control = described, control
+        self.described, self.control = described, answer_anywhere(control)
         control.style = LABEL
         control.layout.width = INPUT if limits(described) else WIDE
         control.tooltip = " ".join(filter(None, [described.help, f"({limits(described)})" if limits(described) else ""]))

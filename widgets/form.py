@@ -28,6 +28,8 @@ class Form:
         self.cls = cls
         self.also: Callable[[Any], None] | None = None
         """One more check of the value, that needs to know more than the class; raises ValueError."""
+        self.wrong = ""
+        """What the last check found."""
         self.fields: dict[str, Field] = {}
         for described in options_of(cls):
             if described.name in (own or {}):
@@ -92,6 +94,7 @@ class Form:
                     words[named[1]] = first
                 else:
                     rest = first
+        self.wrong = first
         for name, field in self.fields.items():
             field.error = words[name]
         self._problem.value = f'<div class="workbench-error" role="alert">{html.escape(rest)}</div>' if rest else ""

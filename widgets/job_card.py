@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import ipywidgets
 
@@ -12,6 +12,7 @@ from workbench.job import Job
 from workbench.models import MODELS
 from workbench.options import options_of
 
+from .buttons import toggle
 from .form import Form, Named
 
 FIRST: Final = ("model", "data", "epochs", "batch_size", "learning_rate", "seed")
@@ -30,10 +31,8 @@ class JobCards(ipywidgets.VBox):
         self.form = Form(Job, job, own, omit=("model_options", "data_options"))
         rest = [name for name in self.form.fields if name not in (*FIRST, "strategy")]
         self._more = ipywidgets.VBox(self.form.rows(*rest), layout={"display": "none"})
-        self._more_button = ipywidgets.ToggleButton(value=False, description="more", tooltip=", ".join(name.replace("_", " ") for name in rest))
-        self._help_button = ipywidgets.ToggleButton(value=False, description="explain", tooltip="say below each field what it is for")
-        self._more_button.observe(self._open, "value")
-        self._help_button.observe(lambda change: self.form.explain(change["new"]), "value")
+        self._more_button = toggle("more", ", ".join(name.replace("_", " ") for name in rest), self._open)
+        self._help_button = toggle("explain", "say below each field what it is for", self.form.explain)
         links = ipywidgets.HBox([self._more_button, self._help_button]).add_class("workbench-links")
         what = ipywidgets.VBox([_title("Job"), *self.form.rows(*FIRST), self._more, links]).add_class("workbench-card")
         how = ipywidgets.VBox([_title("Strategy"), *self.form.rows("strategy"), self.form.problem]).add_class("workbench-card")
@@ -49,9 +48,9 @@ class JobCards(ipywidgets.VBox):
         self.form.also = lambda job: job.check(ranks())
         self.form.check()
 
-    def _open(self, change: Any) -> None:
-        self._more.layout.display = None if change["new"] else "none"
-        self._more_button.description = "less" if change["new"] else "more"
+    def _open(self, on: bool) -> None:
+        self._more.layout.display = None if on else "none"
+        self._more_button.description = "less" if on else "more"
 
 
 def _title(text: str) -> ipywidgets.HTML:

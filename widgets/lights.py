@@ -23,8 +23,10 @@ STATES: Final = {
 }
 """State -> shape and word; the colours are in panel.css."""
 
+WORDS: Final = 16
+"""Up to so many ranks every light has its word beside it; beyond, words stand before the lights, with the number of ranks."""
 LIMIT: Final = 128
-"""Lights drawn one by one; beyond, ranks in the same state are counted together."""
+"""Lights drawn one by one; beyond, only the numbers of ranks are shown."""
 
 
 @final
@@ -46,23 +48,26 @@ class Lights(ipywidgets.HTML):
 
     def show(self, lights: Sequence[Light]) -> None:
         """Show these."""
-        self.value = many(lights) if len(lights) > LIMIT else each(lights)
+        if len(lights) <= WORDS:
+            self.value = each(lights)
+        else:
+            self.value = counts(lights) + (each(lights, words=False) if len(lights) <= LIMIT else "")
 
 
-def each(lights: Sequence[Light]) -> str:
-    """A list with one item per rank."""
+def each(lights: Sequence[Light], words: bool = True) -> str:
+    """A list with one item per rank; without `words` they are only in its label."""
     items = []
     for light in lights:
         shape, word = STATES[light.state]
-        title = html.escape(f"rank {light.rank}: {light.detail or word}", quote=True)
+        title = html.escape(f"rank {light.rank}: {word}{f', {light.detail}' if light.detail else ''}", quote=True)
         items.append(
             f'<span role="listitem" class="workbench-light workbench-{light.state}" title="{title}" aria-label="{title}">'
-            f'<b aria-hidden="true">{shape}</b> {light.rank} <i>{word}</i></span>'
+            f'<b aria-hidden="true">{shape}</b> {light.rank}{f" <i>{word}</i>" if words else ""}</span>'
         )
     return f'<div role="list" aria-label="ranks" class="workbench-lights">{"".join(items)}</div>'
 
 
-def many(lights: Sequence[Light]) -> str:
+def counts(lights: Sequence[Light]) -> str:
     """A list with one item per state and the number of ranks in it."""
     items = []
     for state, (shape, word) in STATES.items():
@@ -70,4 +75,4 @@ def many(lights: Sequence[Light]) -> str:
         if count:
             kind = f"workbench-light workbench-{state}"
             items.append(f'<span role="listitem" class="{kind}"><b aria-hidden="true">{shape}</b> {count} ranks <i>{word}</i></span>')
-    return f'<div role="list" aria-label="ranks" class="workbench-lights">{"".join(items)}</div>'
+    return f'<div role="list" aria-label="states" class="workbench-lights">{"".join(items)}</div>'

@@ -139,18 +139,18 @@ def _tiles(now: dict[str, Any]) -> list[tuple[str, str]]:
 def _light(rank: int, beacon: dict[str, Any] | None) -> Light:
     if beacon is None:
         return Light(rank, "starting", "not heard of yet")
-    at, state = f"step {words.count(beacon['step'])}", str(beacon["state"])
+    at, state = f"at step {words.count(beacon['step'])}", str(beacon["state"])
     operation, since = beacon["operation"], float(beacon["since_seconds"])
     if state in ("lost", "failed"):
-        return Light(rank, "failed", f"lost at {at}" if state == "lost" else f"failed at {at}")
+        return Light(rank, "failed", f"lost {at}" if state == "lost" else at)
     if state in ("starting", "idle"):
         return Light(rank, "starting", "loading the model and the data")
     if not beacon["answered"]:
-        return Light(rank, "silent", f"no answer, last heard of at {at}")
+        return Light(rank, "silent", f"last heard of {at}")
     if state in ("paused", "done", "stopped"):
-        return Light(rank, state, f"{state} at {at}")
+        return Light(rank, state, at)
     if operation is not None and since > LONG:
-        return Light(rank, "waiting", f"{at}, waits in {operation} for {since:.1f} s")
+        return Light(rank, "waiting", f"{at} in {operation} for {since:.1f} s")
     return Light(rank, "training", at)
 
 

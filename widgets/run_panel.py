@@ -7,17 +7,21 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import ipywidgets
+from bokeh.core.property.vectorization import Field
 
 from workbench.plots import PLOTS
 from workbench.store import Rows
 
 from . import words
 from .buttons import button
+from .comms import answer_anywhere
 from .lights import Light, Lights
-from .view import BokehView, answer_anywhere
+from .view import BokehView
 
 HEIGHT: Final = 220
 """Of a plot in the panel, in pixels."""
+PER_ROW: Final = 5
+"""Entries of a legend side by side."""
 
 
 class RunPanel(ipywidgets.VBox):
@@ -28,7 +32,9 @@ class RunPanel(ipywidgets.VBox):
         self.pause = button("Pause", "sign-pause", "hold all ranks before the same step", lambda: command("pause"))
         self.resume = button("Resume", "sign-resume", "go on", lambda: command("resume"))
         self.stop = button("Stop", "sign-stop", "end the run at the next step; what it has recorded is kept", lambda: command("stop"))
-        self.rate = ipywidgets.FloatText(value=0.1, step=0.01, description="rate", tooltip="learning rate from now on", layout={"width": "118px"})
+        self.rate = answer_anywhere(
+            ipywidgets.FloatText(value=0.1, step=0.01, description="rate", tooltip="learning rate from now on", layout={"width": "118px"})
+        )
         self.rate.style.description_width = "32px"
         self.apply = button("Apply", "", "change the learning rate of the run, at the same step on every rank", lambda: command("rate"))
         self.status = ipywidgets.HTML().add_class("workbench-status")
@@ -44,11 +50,8 @@ class RunPanel(ipywidgets.VBox):
 
     def _new_plots(self, ranks: int) -> list[Any]:
         self.plots = {name: plot(ranks) for name, plot in PLOTS.items()}
-        for plot in self.plots.values():
-            plot.root.height = HEIGHT
-            plot.root.toolbar.autohide = True
-            for legend in plot.root.legend:
-                legend.margin = 0
+        for name, plot in self.plots.items():
+            _make_compact(plot.root, ranks, name_ranks=name == next(iter(self.plots)))
         return [plot.root for plot in self.plots.values()]
 
     def clear(self, ranks: int) -> None:
@@ -76,9 +79,7 @@ class RunPanel(ipywidgets.VBox):
             self.apply: steer and moving,
         }
         for widget, on in sense.items():
-            if widget.disabled == on:
-                widget.disabled = not on
-                answer_anywhere(widget)
+            widget.disabled = not on
         self.train.button_style = "primary" if train else ""
         self.stop.description = "Abort" if status == "stopping" else "Stop"
         self.stop.button_style = "danger" if status == "stopping" else ""
@@ -100,3 +101,15 @@ class RunPanel(ipywidgets.VBox):
     def show_lights(self, lights: Sequence[Light]) -> None:
         """A light per rank."""
         self.lights.show(lights)
+
+
+def _make_compact(root: Any, ranks: int, name_ranks: bool) -> None:
+    """Fit a figure into the panel. The colours of the ranks are the same in all plots, so one legend names them."""
+    root.height = HEIGHT
+    root.toolbar.autohide = True
+    for legend in root.legend:
+        legend.margin, legend.glyph_width = 0, 14
+        if name_ranks and ranks > PER_ROW:
+            legend.ncols = PER_ROW
+        if not name_ranks:
+            legend.items = [item for item in legend.items if not isinstance(item.label, Field)]

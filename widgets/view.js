@@ -75,6 +75,7 @@ async function render({ model, el }) {
   const view = crypto.randomUUID?.() ?? Math.random().toString(36).slice(2);
   const stage = document.createElement("div");
   stage.className = "workbench-plots";
+  el.classList.add("workbench-view");
   el.appendChild(stage);
 
   let Bokeh = null, doc = null, shown = null, models = 0;

@@ -20,6 +20,8 @@ from bokeh.document import Document
 from bokeh.model import Model
 from bokeh.protocol import Protocol
 
+from .comms import answer_anywhere
+
 SCRIPT: Final = Path(bokeh.__file__).parent / "server" / "static" / "js" / "bokeh.min.js"
 FOLDER: Final = Path(__file__).parent
 
@@ -97,7 +99,6 @@ class BokehView(anywidget.AnyWidget):
             patch, buffers = json.loads(message.content_json), message.buffers
             content = {"kind": "patch", "seq": self._seq, "patch": patch, "buffers": [buffer.id for buffer in buffers]}
             self.send(content, [buffer.to_bytes() for buffer in buffers])
-            answer_anywhere(self)
             return len(changes)
 
     @property
@@ -133,7 +134,6 @@ class BokehView(anywidget.AnyWidget):
 
     def _send_snapshot(self, view: str) -> None:
         self.send({"kind": "snapshot", "view": view, **json.loads(serialize_json(self._snapshot()))})
-        answer_anywhere(self)
 
     def _heard(self, _widget: Any, content: dict[str, Any], _buffers: Any) -> None:
         kind, view = content.get("kind"), str(content.get("view"))
@@ -157,15 +157,6 @@ class BokehView(anywidget.AnyWidget):
     def _document_patched(self, event: Any) -> None:
         with self.lock:
             self._changes.append(event)
-
-
-def answer_anywhere(widget: Any) -> None:
-    """Let messages from the page be handled while a cell runs.
-
-    ipykernel 7.4 ties them to the thread that last sent something on the widget's comm, which is the one that a cell
-    blocks; without that tie JupyterLab's own thread for comms takes them. Where there is no such tie this does nothing.
-    """
-    getattr(widget.comm, "__dict__", {}).pop("_reply_subshell_id", None)
 
 
 @cache

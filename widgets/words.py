@@ -22,7 +22,9 @@ def share(part: float | None, digits: int = 0) -> str:
 
 def loss(value: float | None) -> str:
     """A loss with three digits that mean something."""
-    return "–" if value is None or math.isnan(value) else f"{value:.3g}" if abs(value) < 0.1 or abs(value) >= 100 else f"{value:.3f}"
+    if value is None or math.isnan(value):
+        return "–"
+    return f"{value:.3f}" if 0.01 <= abs(value) < 100 else f"{value:.2g}"
 
 
 def duration(seconds: float | None) -> str:

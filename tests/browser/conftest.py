@@ -29,6 +29,10 @@ FLAGS = [
     "--disable-sync", "--disable-dev-shm-usage",
 ]  # fmt: skip
 
+RUN = """() => { const prompts = [...document.querySelectorAll('.jp-CodeCell .jp-InputArea-prompt')].map(e => e.textContent.trim());
+    return prompts.length && prompts.every(text => /^\\[\\d+\\]:$/.test(text)) }"""
+"""Whether every cell has run."""
+
 
 @dataclass
 class Lab:
@@ -37,7 +41,7 @@ class Lab:
     url: str
     token: str
     root: Path
-    log: Path
+    environment: dict[str, str]
 
 
 @dataclass
@@ -46,6 +50,10 @@ class Seen:
 
     elsewhere: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
+
+    def ours(self) -> list[str]:
+        """Errors that name the workbench, its widgets or what they stand on."""
+        return [error for error in self.errors if any(word in error.lower() for word in ("workbench", "bokeh", "widget", "/static/js"))]
 
 
 @pytest.fixture(scope="session")
@@ -74,7 +82,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory, chromium: str) -> Iterator[Lab
         url = f"http://127.0.0.1:{port}"
         try:
             _until_up(server, f"{url}/api/status?token={token}", log)
-            yield Lab(url, token, root, log)
+            yield Lab(url, token, root, environ)
         finally:
             server.terminate()
             try:
@@ -165,11 +173,7 @@ class Notebook:
     def run_all(self, timeout: float = 60) -> None:
         """Run every cell and wait until all have run."""
         self.command("notebook:run-all-cells")
-        self.page.wait_for_function(
-            """() => { const prompts = [...document.querySelectorAll('.jp-CodeCell .jp-InputArea-prompt')].map(e => e.textContent.trim());
-                return prompts.length && prompts.every(text => /^\\[\\d+\\]:$/.test(text)) }""",
-            timeout=timeout * 1000,
-        )
+        self.page.wait_for_function(RUN, timeout=timeout * 1000)
 
     def execute(self, code: str) -> None:
         """Have the kernel run code, beside the cells."""
@@ -210,11 +214,24 @@ class Notebook:
             assert time.monotonic() < deadline, f"not within {seconds} s: {words}"
             self.page.wait_for_timeout(50)
 
+    def idle(self) -> bool:
+        """Whether the kernel has nothing to do."""
+        state = self.page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status")
+        return bool(state == "idle")
+
+    def finished(self) -> None:
+        """Wait until every cell has run."""
+        self.page.wait_for_function(RUN)
+
+    def artefact(self, name: str) -> Path:
+        """Where a picture is kept."""
+        ARTEFACTS.mkdir(exist_ok=True)
+        return ARTEFACTS / name
+
     def screenshot(self, name: str, selector: str = ".workbench") -> Path:
         """Keep a picture of the panel."""
-        ARTEFACTS.mkdir(exist_ok=True)
-        self.page.locator(selector).first.screenshot(path=ARTEFACTS / name)
-        return ARTEFACTS / name
+        self.page.locator(selector).first.screenshot(path=self.artefact(name))
+        return self.artefact(name)
 
 
 @pytest.fixture

@@ -54,4 +54,4 @@ def test_patches_arrive_and_a_reload_shows_everything(notebook: Any, seen: Any) 
     notebook.screenshot("view-dark.png", ".workbench-plots")
     notebook.theme("JupyterLab Light")
     assert seen.elsewhere == []
-    assert [error for error in seen.errors if "workbench" in error or "Bokeh" in error] == []
+    assert seen.ours() == []

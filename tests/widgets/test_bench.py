@@ -107,10 +107,11 @@ def test_a_callback_returns_at_once_and_says_what_goes_on(open_bench: Any) -> No
 
 
 def test_what_fails_is_said_in_its_own_words_and_the_bench_goes_on(open_bench: Any) -> None:
-    cluster = FakeCluster(trouble=ClusterNotStarted("no mpiexec: <install> it"))
+    cluster = FakeCluster(trouble=ClusterNotStarted("no mpiexec: <install> it"), gate=threading.Event())
     bench = open_bench(cluster)
     bench.start()
     bench.train()
+    cluster.gate.set()
     until(lambda: "no mpiexec: &lt;install&gt; it" in bench.run_panel.status.value, "the error is shown")
     assert 'role="alert"' in bench.run_panel.status.value
     assert not bench._cluster_lane.busy, "what was asked for after it is dropped"
@@ -235,13 +236,18 @@ def test_lights_tell_what_a_rank_does(open_bench: Any) -> None:
         return {"state": state, "operation": operation, "since_seconds": since, "step": 12, "answered": answered}
 
     run.states = {
-        0: beacon(), 1: beacon(operation="recv 0", since=2.5), 2: beacon(answered=False), 3: beacon("lost"), 4: beacon("paused"), 5: beacon("starting"),
-    }  # fmt: skip
+        0: beacon(),
+        1: beacon(operation="recv 0", since=2.5),
+        2: beacon(answered=False),
+        3: beacon("lost"),
+        4: beacon("paused"),
+        5: beacon("starting"),
+    }
     until(lambda: "no answer" in bench.run_panel.lights.value)
     shown = bench.run_panel.lights.value
     for state in ("training", "waiting", "silent", "failed", "paused", "starting"):
         assert f"workbench-light workbench-{state}" in shown
-    assert "rank 1: step 12, waits in recv 0 for 2.5 s" in shown
+    assert "rank 1: waiting, at step 12 in recv 0 for 2.5 s" in shown
     assert "rank 2: no answer, last heard of at step 12" in shown
 
 

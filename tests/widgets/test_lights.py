@@ -16,7 +16,7 @@ def test_a_light_per_rank_in_a_list() -> None:
         r'<span role="listitem" class="workbench-light workbench-(\w+)" title="([^"]*)" aria-label="([^"]*)">(.*?)</span>', lights.value
     )
     assert [(state, title) for state, title, _, _ in items] == [
-        ("training", "rank 0: step 7"), ("waiting", "rank 1: for &lt;2&gt;"), ("failed", "rank 2: failed"),
+        ("training", "rank 0: training, step 7"), ("waiting", "rank 1: waiting, for &lt;2&gt;"), ("failed", "rank 2: failed"),
     ]  # fmt: skip
     for state, title, label, text in items:
         assert title == label
@@ -38,6 +38,14 @@ def test_lights_that_stay_the_same_send_nothing(listen: Any) -> None:
     lights.show([Light(0, "ready")])
     lights.show([Light(0, "ready")])
     assert len(sent) == 1
+
+
+def test_many_lights_are_small_and_their_words_are_counted() -> None:
+    lights = Lights()
+    lights.show([Light(rank, "training" if rank else "waiting") for rank in range(64)])
+    assert "63 ranks <i>training</i>" in lights.value
+    assert lights.value.count('<span role="listitem"') == 2 + 64
+    assert 'aria-label="rank 63: training"><b aria-hidden="true">●</b> 63</span>' in lights.value
 
 
 def test_a_thousand_ranks_are_counted() -> None:

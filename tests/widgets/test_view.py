@@ -179,4 +179,5 @@ def test_the_script_is_that_of_the_installed_bokeh_and_one_for_all_views(plot: A
 
 def test_nothing_in_the_page_side_names_another_machine() -> None:
     for name in ("view.js", "panel.css"):
-        assert "http" not in (module.FOLDER / name).read_text(encoding="utf-8")
+        text = (module.FOLDER / name).read_text(encoding="utf-8").replace("xmlns='http%3A//www.w3.org/2000/svg'", "")
+        assert "http" not in text
