@@ -50,9 +50,17 @@ class RunPanel(ipywidgets.VBox):
 
     def _new_plots(self, ranks: int) -> list[Any]:
         self.plots = {name: plot(ranks) for name, plot in PLOTS.items()}
-        for name, plot in self.plots.items():
-            _make_compact(plot.root, ranks, name_ranks=name == next(iter(self.plots)))
+        for plot in self.plots.values():
+            _make_compact(plot.root, ranks)
+        self._name_ranks_once()
         return [plot.root for plot in self.plots.values()]
+
+    def _name_ranks_once(self) -> None:
+        """The colours of the ranks are the same in all plots, so the legend of the first names them for all."""
+        for plot in list(self.plots.values())[1:]:
+            for legend in plot.root.legend:
+                if any(isinstance(item.label, Field) for item in legend.items):
+                    legend.items = [item for item in legend.items if not isinstance(item.label, Field)]
 
     def clear(self, ranks: int) -> None:
         """New, empty plots: another run is shown from now on."""
@@ -65,6 +73,7 @@ class RunPanel(ipywidgets.VBox):
             if len(steps) or len(validation):
                 for plot in self.plots.values():
                     plot.update(steps, validation)
+                self._name_ranks_once()
             self.view.flush()
 
     def enable(self, status: str, *, train: bool, steer: bool) -> None:
@@ -103,13 +112,11 @@ class RunPanel(ipywidgets.VBox):
         self.lights.show(lights)
 
 
-def _make_compact(root: Any, ranks: int, name_ranks: bool) -> None:
-    """Fit a figure into the panel. The colours of the ranks are the same in all plots, so one legend names them."""
+def _make_compact(root: Any, ranks: int) -> None:
+    """Fit a figure into the panel."""
     root.height = HEIGHT
     root.toolbar.autohide = True
     for legend in root.legend:
         legend.margin, legend.glyph_width = 0, 14
-        if name_ranks and ranks > PER_ROW:
+        if ranks >= PER_ROW:
             legend.ncols = PER_ROW
-        if not name_ranks:
-            legend.items = [item for item in legend.items if not isinstance(item.label, Field)]

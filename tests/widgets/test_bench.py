@@ -11,6 +11,7 @@ from typing import Any
 import ipywidgets
 import numpy as np
 import pytest
+from bokeh.core.property.vectorization import Field
 
 from workbench.errors import ClusterBusy, ClusterNotStarted
 from workbench.job import Job
@@ -215,6 +216,16 @@ def test_a_run_that_lost_its_memory_of_rows_in_between_is_drawn_anew(open_bench:
         run.record(steps(step, 1))
     bench.tick()
     assert points(bench) == 2, "what is in memory, once"
+
+
+def test_one_legend_names_the_ranks_for_all_plots(open_bench: Any) -> None:
+    cluster = FakeCluster(up=True)
+    bench = open_bench(cluster)
+    cluster.train(Job()).record(steps(0, 500))
+    until(lambda: points(bench) > 200, "the thinned loss is drawn")
+    bench._publisher.close()
+    named = {name: [isinstance(item.label, Field) for item in plot.root.legend[0].items] for name, plot in bench.run_panel.plots.items()}
+    assert named == {"loss": [True, False], "throughput": [False], "phases": [False] * 4}
 
 
 def test_validations_are_drawn(open_bench: Any) -> None:
