@@ -22,7 +22,7 @@ from workbench.errors import ClusterNotStarted
 pytestmark = pytest.mark.cluster
 
 HANG = """
-import ctypes, torch
+import ctypes, time, torch
 class Net(torch.nn.Module):
     def __init__(self):
         super().__init__()
@@ -30,7 +30,8 @@ class Net(torch.nn.Module):
         self.calls = 0
     def forward(self, x):
         self.calls += 1
-        if self.calls == 300:
+        time.sleep(0.01)
+        if self.calls == 100:
             ctypes.PyDLL(None).sleep(100)  # C code that keeps the interpreter's lock
         return self.layer(x.flatten(1))
 """
@@ -46,8 +47,10 @@ def workbench(*words: str) -> str:
 def pair(tmp_path: Path) -> Iterator[Cluster]:
     cluster = Cluster(ranks=2, name=f"pair-{os.getpid()}", devices="cpu", folder=tmp_path)
     yield cluster
+    cluster_memory = [Path(file) for told in cluster._engines.hello.values() for file in told["memory"]]
     cluster.stop()
     assert reaper.processes(profile_dir(), cluster.name) == []
+    assert not [file for file in cluster_memory if file.exists()], "no shared memory is left"
     assert not list((profile_dir() / "security").glob(f"*{cluster.name}*.json")), "no stale connection file"
 
 

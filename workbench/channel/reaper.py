@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, final
@@ -56,10 +58,12 @@ def processes(profile_dir: Path, name: str | None = None) -> list[Found]:
 def reap(profile_dir: Path, name: str, patience: float = 3.0) -> int:
     """End every process of cluster `name`, first politely, after `patience` seconds for certain, and remove its files. How many there were."""
     seen: set[int] = set()
+    shared: set[str] = set()
     deadline = time.monotonic() + patience
     asked: set[int] = set()
     while left := processes(profile_dir, name):
         seen |= {process.pid for process in left}
+        shared.update(*(shared_memory(process.pid) for process in left))
         hurry = time.monotonic() > deadline
         for process in left:
             if hurry or process.pid not in asked:
@@ -72,7 +76,24 @@ def reap(profile_dir: Path, name: str, patience: float = 3.0) -> int:
             break  # a process in the kernel's hands; `doctor` will show it
         time.sleep(0.05)
     remove_files(profile_dir, name)
+    unlink(shared)
     return len(seen)
+
+
+def unlink(files: Iterable[str]) -> None:
+    """Remove files, as far as they are there."""
+    for file in files:
+        with contextlib.suppress(OSError):
+            os.unlink(file)
+
+
+def shared_memory(pid: int) -> list[str]:
+    """The files through which MPI shares memory that a process has open; they stay behind when all its ranks are killed."""
+    try:
+        maps = Path(f"/proc/{pid}/maps").read_text()
+    except OSError:
+        return []
+    return sorted(set(re.findall(r"/dev/shm/(?:sm_segment|vader_segment|mpich_shm)[^\s/]*", maps)))
 
 
 def remove_files(profile_dir: Path, name: str) -> None:

@@ -21,6 +21,7 @@ from mpi4py import MPI
 
 from workbench.channel.assignment import Assignment, World
 from workbench.channel.messages import CONTROLLER, PUSH, REPLY, REQUEST, TOPIC, pack
+from workbench.channel.reaper import shared_memory
 from workbench.channel.usercode import UserCode
 from workbench.training import devices
 
@@ -71,6 +72,7 @@ class Runtime:
             "threads": MPI.Query_thread() == MPI.THREAD_MULTIPLE,
             "python": sys.version.split()[0],
             "loaded": self._loaded,
+            "memory": shared_memory(os.getpid()),
         }
 
     def state(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import psutil
 from workbench.channel.launch import MpiProfile, find_mpi
 from workbench.channel.messages import CONTROLLER
 from workbench.channel.processes import Processes
+from workbench.channel.reaper import unlink
 from workbench.cluster.trouble import explain
 from workbench.errors import ClusterNotStarted
 from workbench.training.devices import GPUS, Gpu
@@ -71,6 +72,7 @@ class Engines:
             time.sleep(0.02)
         if self.link.ranks:
             raise ClusterNotStarted(f"the engines {self.link.ranks} do not end; stop the cluster and start it again: cluster.stop(); cluster.start()")
+        self._clear_memory()
         self._start(ranks, gpus, timeout)
 
     def stop(self) -> None:
@@ -81,6 +83,7 @@ class Engines:
             self._end()
         self.drop_link()
         self.processes.stop()
+        self._clear_memory()
         self.hello = {}
 
     def drop_link(self) -> None:
@@ -143,6 +146,10 @@ class Engines:
         if not self._gone(within=2.0 if whole else 0.2):
             self.link.signal("SIGKILL", self.link.ranks)
             self._gone(within=3.0)
+
+    def _clear_memory(self) -> None:
+        """Remove what killed ranks have left in shared memory."""
+        unlink({file for told in self.hello.values() for file in told.get("memory", ())})
 
     def _gone(self, within: float) -> bool:
         assert self.link is not None
