@@ -47,7 +47,7 @@ class UserCode:
         packages = (os.sep + "site-packages" + os.sep, os.sep + "dist-packages" + os.sep)
         python = tuple({os.path.join(os.path.realpath(sysconfig.get_path(name)), "") for name in ("stdlib", "platstdlib")})
         digests = {}
-        for name, module in list(sys.modules.items()):
+        for name, module in sys.modules.copy().items():  # a copy at one stroke: other threads import meanwhile
             file = getattr(module, "__file__", None)
             if not file or name == "__main__" or name.partition(".")[0] == "workbench":
                 continue
