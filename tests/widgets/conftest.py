@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import comm
 import ipywidgets
 import pytest
 
@@ -43,6 +44,12 @@ def say() -> Any:
         widget._handle_msg({"content": {"data": {"method": "custom", "content": content}}, "buffers": []})
 
     return speak
+
+
+@pytest.fixture(autouse=True)
+def _no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Importing ipykernel, as other tests do, puts a comm that wants a kernel in the place of the one that goes nowhere."""
+    monkeypatch.setattr(comm, "create_comm", comm.DummyComm)
 
 
 @pytest.fixture(autouse=True)
