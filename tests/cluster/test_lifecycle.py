@@ -107,3 +107,27 @@ def test_engines_that_take_too_long(pair: Cluster, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("workbench.cluster.engines.find_mpi", lambda: launch.MpiProfile("other", "a slow MPI", str(program)))
     with pytest.raises(ClusterNotStarted, match=r"took longer than 2 s[\s\S]*waiting for nodes"):
         pair.start(timeout=2)
+
+
+OWNER = """
+import sys, time
+from workbench import Cluster, Job
+with Cluster(ranks=2, name=sys.argv[1], devices="cpu", folder=sys.argv[2]) as cluster:
+    run = cluster.train(Job(steps=10**7))
+    while not len(run.rows("steps")):
+        time.sleep(0.01)
+    print(run.folder, flush=True)
+    time.sleep(100)
+"""
+
+
+def test_an_owner_that_is_killed_leaves_its_model_and_no_process(tmp_path: Path) -> None:
+    name = f"owned-{os.getpid()}"
+    owner = subprocess.Popen([sys.executable, "-c", OWNER, name, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert owner.stdout is not None
+    folder = Path(owner.stdout.readline().strip())
+    owner.kill()
+    owner.wait()
+    owner.stdout.close()
+    until(lambda: not reaper.processes(profile_dir(), name), 45)
+    assert (folder / "checkpoints" / "final.json").is_file()

@@ -44,7 +44,7 @@ def train(path: Path, ranks: int, out: Path, network: str | None, devices: str) 
 def started(cluster: Any) -> Iterator[Any]:
     """A cluster that is up, and stopped at the end whatever happens; Ctrl-C does not interrupt the stopping."""
     with errors.status(f"starting {cluster.ranks} ranks"):
-        cluster.start()
+        cluster.__enter__()  # as its owner: killed or not, this command leaves no cluster behind
     try:
         yield cluster
     finally:

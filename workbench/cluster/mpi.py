@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -14,6 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, final
 
 from workbench import __version__
+from workbench.channel.guardian import guard
 from workbench.channel.launch import cores
 from workbench.cluster import registry
 from workbench.cluster.engines import Engines
@@ -42,7 +44,7 @@ class Cluster:
     `ranks`: how many; None: those of the cluster of this name if it is up, else one per core and at least two.
     `devices`: "auto" (the GPUs of the host in turn, or processors), "cpu", or a list of GPUs. `name` tells clusters of
     one user apart. `folder`: where the folders of runs are made. In a `with` statement the cluster is stopped at the
-    end, if it was started by this object.
+    end, if it was started by this object, even when this process is killed; without one it outlives the process.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Cluster:
         self._feed: EngineFeed | None = None
         self._job: Job | None = None
         self._started = False
+        self._guardian: subprocess.Popen[bytes] | None = None
         self._lock = threading.RLock()
 
     @classmethod
@@ -75,7 +78,10 @@ class Cluster:
         return cls(record.ranks, record.launcher, name=name, devices=record.devices, folder=folder).start()
 
     def __enter__(self) -> Self:
-        return self.start()
+        self.start()
+        if self._started and self._guardian is None:
+            self._guardian = guard(self._engines.processes.profile_dir, self.name)
+        return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._started:
@@ -127,6 +133,10 @@ class Cluster:
             self._engines.stop()
             registry.forget(self.name)
             self._started = False
+            guardian, self._guardian = self._guardian, None
+            if guardian is not None:
+                guardian.kill()
+                guardian.wait()
 
     def detach(self) -> None:
         """Let go of the cluster, which stays up; `start` attaches again."""

@@ -1,0 +1,53 @@
+"""Ends a cluster whose owner has ended without doing so: `workbench train` after a kill -9 leaves nothing behind.
+
+A process of its own, since the owner cannot clean up after itself then: `python -m workbench.channel.guardian OWNER
+PROFILE NAME`. It sleeps until the owner is gone. Where the cluster is still there, it ends the controller; the engines
+notice, stop their run, keep its model and leave (see `runtime`); whatever remains after that is ended for certain.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+from workbench.channel.reaper import processes, reap
+
+LEAVING_SECONDS: Final = 30.0
+
+
+def guard(profile_dir: Path, name: str) -> subprocess.Popen[bytes]:
+    """Have the cluster `name` ended should this process end without stopping it; kill the guardian when the cluster is stopped."""
+    return subprocess.Popen(
+        [sys.executable, "-m", __name__, str(psutil.Process().pid), str(profile_dir), name],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def main() -> None:
+    """Wait for the owner's end, then see to the cluster."""
+    owner, profile_dir, name = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.Process(owner).wait()
+    left = processes(profile_dir, name)
+    for process in left:
+        if "ipyparallel.controller" in process.command:  # of this very cluster: its environment has said so
+            with contextlib.suppress(psutil.Error):
+                psutil.Process(process.pid).kill()
+    deadline = time.monotonic() + LEAVING_SECONDS
+    while any("workbench.channel.engine" in process.command for process in processes(profile_dir, name)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    if left:
+        reap(profile_dir, name)
+
+
+if __name__ == "__main__":
+    main()
