@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 log = logging.getLogger(__name__)
 
-Command = tuple[str, Callable[[], None]]
+Command = tuple[str, Callable[[], object]]
 
 
 class Lane:
@@ -28,7 +28,7 @@ class Lane:
         self.doing = ""
         """Words for the command that is being done, "" when there is none."""
 
-    def put(self, words: str, command: Callable[[], None]) -> None:
+    def put(self, words: str, command: Callable[[], object]) -> None:
         """Do it when those before it are done."""
         with self._lock:
             self._waiting += 1

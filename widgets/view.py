@@ -6,7 +6,7 @@ import gzip
 import json
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -66,6 +66,8 @@ class BokehView(anywidget.AnyWidget):
         self.lock = threading.RLock()
         self.document = Document()
         self.fronts: dict[str, Front] = {}
+        self.opened: Callable[[], None] = lambda: None
+        """Called when a place where the document is shown has opened."""
         self._changes: list[Any] = []
         self._seq = 0
         for root in roots:
@@ -153,6 +155,7 @@ class BokehView(anywidget.AnyWidget):
                         front.seq = self._seq
                     else:
                         self.send({"kind": "snapshot", "view": view})
+                    self.opened()
 
     def _document_patched(self, event: Any) -> None:
         with self.lock:

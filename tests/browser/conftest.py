@@ -56,7 +56,7 @@ class Seen:
         return [error for error in self.errors if any(word in error.lower() for word in ("workbench", "bokeh", "widget", "/static/js"))]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def chromium() -> str:
     found = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if not found:
@@ -64,7 +64,7 @@ def chromium() -> str:
     return found
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def lab(tmp_path_factory: pytest.TempPathFactory, chromium: str) -> Iterator[Lab]:
     root, home = tmp_path_factory.mktemp("lab"), tmp_path_factory.mktemp("home")
     with socket.socket() as probe:
@@ -104,8 +104,9 @@ def _until_up(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
     raise RuntimeError(f"JupyterLab did not come up:\n{log.read_text()[-4000:]}")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser(chromium: str) -> Iterator[Any]:
+    """Not for the whole session: while it is there, playwright's event loop counts as running in this thread."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     with playwright.sync_playwright() as started:
         try:
@@ -213,11 +214,6 @@ class Notebook:
         while not condition():
             assert time.monotonic() < deadline, f"not within {seconds} s: {words}"
             self.page.wait_for_timeout(50)
-
-    def idle(self) -> bool:
-        """Whether the kernel has nothing to do."""
-        state = self.page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status")
-        return bool(state == "idle")
 
     def finished(self) -> None:
         """Wait until every cell has run."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ cluster = Cluster(ranks=2, name="{NAME}", devices="cpu")
 bench = Bench(cluster, Job(steps=40000, batch_size=16, learning_rate=0.02))
 bench
 """
+BLOCKED = 40
 PLOTS = ("loss", "throughput", "phases")
 
 
@@ -142,14 +144,16 @@ def test_a_cell_that_blocks_and_a_form_that_is_wrong(notebook: Any, seen: Any) -
 
     button(page, "Train").click()
     until_pressable(notebook, "Pause")
-    # a cell that holds the kernel's main thread for good: the plots go on, since a thread of their own feeds them
-    notebook.execute("import threading; threading.Event().wait(6)")
+    # a cell that holds the kernel's main thread: the plots go on, since a thread of their own feeds them, and so does Stop
+    began = time.monotonic()
+    notebook.execute(f"import threading; threading.Event().wait({BLOCKED})")
     page.wait_for_timeout(300)
     until_all_move(notebook)
     until_all_move(notebook)
-    assert not notebook.idle()
     button(page, "Stop").click()
     until_pressable(notebook, "Train")
+    assert time.monotonic() - began < BLOCKED, "it was seen while the cell still blocked"
+    page.evaluate("() => { window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.interrupt(); return 1 }")
     assert seen.elsewhere == []
     assert seen.ours() == []
 

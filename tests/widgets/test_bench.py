@@ -17,13 +17,14 @@ from workbench.errors import ClusterBusy, ClusterNotStarted
 from workbench.job import Job
 from workbench.telemetry import VALIDATION
 from workbench_widgets import Bench
-from workbench_widgets import bench as module
+from workbench_widgets import showing as module
 
 from .fakes import FakeCluster, FakeRun, steps
 
 
 @pytest.fixture
-def open_bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Bench]]:
+def open_bench(monkeypatch: pytest.MonkeyPatch, say: Any) -> Iterator[Callable[..., Bench]]:
+    """open_bench(cluster, job) -> a bench that is shown in a page and ticks fast."""
     monkeypatch.setattr(module, "LOOK", 0.02)
     monkeypatch.setattr(module, "SURVEY", 0.05)
     monkeypatch.setattr(module, "REFRESH", 0.02)
@@ -33,6 +34,7 @@ def open_bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Bench]
 
     def make(cluster: Any, job: Job | None = None) -> Bench:
         opened.append(Bench(cluster, job))
+        say(opened[-1].run_panel.view, kind="hello", view="page", seq=0, visible=True)
         return opened[-1]
 
     yield make
@@ -115,7 +117,7 @@ def test_what_fails_is_said_in_its_own_words_and_the_bench_goes_on(open_bench: A
     cluster.gate.set()
     until(lambda: "no mpiexec: &lt;install&gt; it" in bench.run_panel.status.value, "the error is shown")
     assert 'role="alert"' in bench.run_panel.status.value
-    assert not bench._cluster_lane.busy, "what was asked for after it is dropped"
+    assert not bench._commands.busy, "what was asked for after it is dropped"
     cluster.trouble = None
     bench.start()
     until(lambda: "ready: press Train" in bench.run_panel.status.value, "it works now")
@@ -188,20 +190,31 @@ def test_plots_are_one_message_per_tick(open_bench: Any, listen: Any, say: Any) 
     bench = open_bench(cluster)
     view = bench.run_panel.view
     run = cluster.train(Job())
-    until(lambda: bench._reading is not None)
+    until(lambda: bench._showing.reading is not None)
     bench._publisher.close()
     sent = listen(view)
-    say(view, kind="hello", view="page", seq=view._seq, visible=True)
-    sent.clear()
     for tick in range(5):
         for part in range(10):
             run.record(steps(10 * tick + part, 1))
-        bench.tick()
+        bench._showing.tick()
     assert [(message["kind"]) for message in sent.custom()] == ["patch"] * 5
     assert len(sent) == 5
     for _ in range(5):
-        bench.tick()
+        bench._showing.tick()
     assert len(sent) == 5, "nothing new is nothing sent"
+
+
+def test_nothing_is_drawn_while_nobody_looks_and_everything_for_who_comes(open_bench: Any, say: Any) -> None:
+    cluster = FakeCluster(up=True)
+    bench = open_bench(cluster)
+    say(bench.run_panel.view, kind="bye", view="page")
+    cluster.train(Job()).record(steps(0, 5))
+    until(lambda: "5" in bench.run_panel.numbers.value, "the numbers are kept")
+    time.sleep(0.1)
+    assert points(bench) == 0
+    cluster.run.status = "done"
+    say(bench.run_panel.view, kind="hello", view="another", seq=0, visible=True)
+    until(lambda: points(bench) == 10, "the whole history is drawn")
 
 
 def test_a_run_that_lost_its_memory_of_rows_in_between_is_drawn_anew(open_bench: Any) -> None:
@@ -214,7 +227,7 @@ def test_a_run_that_lost_its_memory_of_rows_in_between_is_drawn_anew(open_bench:
     run.cache._limit = 1
     for step in range(5, 9):
         run.record(steps(step, 1))
-    bench.tick()
+    bench._showing.tick()
     assert points(bench) == 2, "what is in memory, once"
 
 
@@ -312,7 +325,7 @@ def test_a_tick_that_fails_is_shown(open_bench: Any, monkeypatch: pytest.MonkeyP
     bench = open_bench(cluster)
     until(lambda: "ready" in bench.run_panel.status.value)
     with caplog.at_level("CRITICAL", logger="workbench_widgets.publisher"):
-        monkeypatch.setattr(bench, "_ask", lambda now: 1 / 0)
+        monkeypatch.setattr(bench._showing, "_ask", lambda *_: 1 / 0)
         until(lambda: "the panel could not be brought up to date: ZeroDivisionError: division by zero" in bench.run_panel.status.value)
         monkeypatch.undo()
 
@@ -335,7 +348,7 @@ def test_where_no_kernel_runs_words_are_shown(open_bench: Any) -> None:
     bench = open_bench(cluster)
     run = cluster.train(Job())
     run.record(steps(0, 5))
-    until(lambda: bench._reading is not None)
+    until(lambda: bench._showing.reading is not None)
     bundle = bench._repr_mimebundle_()
     assert "application/vnd.jupyter.widget-view+json" in bundle
     assert "training mlp on digits, 1 epoch, batch 32, rate 0.1, synchronous" in bundle["text/html"]
