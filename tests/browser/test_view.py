@@ -55,3 +55,17 @@ def test_patches_arrive_and_a_reload_shows_everything(notebook: Any, seen: Any) 
     notebook.theme("JupyterLab Light")
     assert seen.elsewhere == []
     assert seen.ours() == []
+
+
+def test_a_second_view_has_everything_and_goes_on_like_the_first(notebook: Any, seen: Any) -> None:
+    page = notebook.page
+    notebook.open("second.ipynb", [CELL, "update(0, 20)", "view"])
+    notebook.run_all()
+    shown = """() => (window.Bokeh?.documents ?? []).map(d => d.get_model_by_name('loss')).filter(f => f)
+        .map(f => f.renderers[0].data_source.data).map(d => [...(d.get?.('ys') ?? d.ys)].map(y => [...y].filter(Number.isFinite).length))"""
+    notebook.until(lambda: page.evaluate(shown) == [[20, 20], [20, 20]], "both views show 20 steps of both ranks")
+    notebook.execute("update(20, 5)")
+    notebook.until(lambda: page.evaluate(shown) == [[25, 25], [25, 25]], "both views go on")
+    assert page.evaluate("() => Object.keys(window.__workbench_bokehjs__).length") == 1
+    assert seen.elsewhere == []
+    assert seen.ours() == []
