@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.runs.fakes import event, steps_of, write_run
+from tests.runs.fakes import event, steps_of, validations_of, write_run
 from workbench.runs.compare import COMPARED, compare, table_words
-from workbench.runs.figures import FIGURES, Figures, explained, shown, strategy_words
+from workbench.runs.figures import FIGURES, Figures, explained, progress, shown, strategy_words, summary, training_seconds
 from workbench.runs.frame import DRIFT_ERROR, drift_frame, waiting_frame
 from workbench.runs.run import Run
 from workbench.store import write_json
@@ -33,6 +33,7 @@ def test_every_figure_from_the_records(tmp_path: Path) -> None:
     }
     measured = {
         "wall_seconds": 5.0,
+        "training_seconds": 5.0,
         "samples_per_second": 1920.0,
         "exchange_share": (0.027 + 0.026 + 0.025) / 0.15,
         "bytes_per_step": 1000.0,
@@ -55,9 +56,39 @@ def test_a_summary_shows_units_and_escapes(tmp_path: Path) -> None:
     assert "1.0 kB" in page
     assert "<b>" not in page
     assert "&lt;b&gt;x&lt;/b&gt;:y" in page
-    assert "samples over wall_seconds" in page
+    assert "samples over training_seconds" in page
     assert "accuracy            90.0 %" in str(summary)
     assert str(Figures()) == ""
+
+
+def test_the_rate_is_that_of_training(tmp_path: Path) -> None:
+    """A pause of 3 s and a validation of 1 s, and ranks that do not step at the same moments: 2 x 32 samples per 50 ms all the same."""
+    parts = [steps_of(rank, 100) for rank in range(2)]
+    for rank, rows in enumerate(parts):
+        rows["start_seconds"] += 0.01 * rank
+        rows["start_seconds"][40:] += 3
+        rows["start_seconds"][50:] += 1
+    rows = np.concatenate(parts)
+    assert training_seconds(rows) == pytest.approx(5 + 3 * 0.01, rel=1e-5)  # in each of three stretches one rank is 10 ms ahead
+    assert training_seconds(rows[::-1]) == pytest.approx(training_seconds(rows))
+    assert training_seconds(rows[:0]) == 0
+    told = summary("done", {}, [], rows, validations_of(), 0, "")
+    assert told["wall_seconds"] == pytest.approx(9.01, rel=1e-5)
+    assert told["samples_per_second"] == pytest.approx(6400 / 5.03, rel=1e-5)
+    over = progress("done", {}, [], rows, validations_of(), over=True)
+    assert {name: over[name] for name in ("samples_per_second", "exchange_share")} == {
+        name: told[name] for name in ("samples_per_second", "exchange_share")
+    }
+    shortly_after = rows[rows["step"] < 42]
+    assert progress("running", {}, [], shortly_after, validations_of())["samples_per_second"] == pytest.approx(2 * 32 / 0.05, rel=1e-4)
+
+
+def test_a_run_that_is_over_tells_the_same_twice(tmp_path: Path) -> None:
+    run = Run.open(write_run(tmp_path / "run", ranks=2, steps=100))
+    one, summed = run.progress(), run.summary()
+    assert one["samples_per_second"] == summed["samples_per_second"]
+    one["step"] = 0
+    assert run.progress()["step"] == 100
 
 
 @pytest.mark.parametrize(

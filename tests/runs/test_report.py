@@ -47,7 +47,7 @@ def test_a_report_is_one_file_with_everything(tmp_path: Path) -> None:
     page = Page(text)
     assert page.links == []
     words = " ".join(page.words)
-    for expected in ("run: done", "90.0 %", "1,920 samples/s", "Open MPI v5", "learning_rate", "dropped samples 29", "samples over wall_seconds"):
+    for expected in ("run: done", "90.0 %", "1,920 samples/s", "Open MPI v5", "learning_rate", "dropped samples 29", "samples over training_seconds"):
         assert expected in words
     for name in ("loss", "throughput", "phases"):
         assert f'"name":"{name}"' in text

@@ -23,7 +23,8 @@ FIGURES: Final = {
     "samples": ("samples", "samples of all steps of all ranks"),
     "dropped_samples": ("samples", "samples of an epoch that no worker sees, because they fill no global batch"),
     "wall_seconds": ("s", "from the start of the first step to the end of the last one, pauses and validations included"),
-    "samples_per_second": ("samples/s", "samples over wall_seconds"),
+    "training_seconds": ("s", "time in which at least one rank was in a step: pauses and validations left out"),
+    "samples_per_second": ("samples/s", "samples over training_seconds"),
     "exchange_share": ("%", "share of the time of all steps in which training was blocked by communication"),
     "bytes_per_step": ("bytes", "payload that a worker sends per step, on average"),
     "loss": ("", "mean loss of the last step of each rank"),
@@ -103,28 +104,41 @@ def times(rows: Rows) -> Any:
     return np.sum([rows[f"{phase}_seconds"] for phase in PHASES], axis=0, dtype=np.float64)
 
 
-def progress(status: str, job: Mapping[str, Any], events: Iterable[Mapping[str, Any]], recent: Rows, validation: Rows) -> Progress:
-    """Where a run is, from its newest steps; rates and shares are of the last seconds."""
+def training_seconds(steps: Rows) -> float:
+    """Length of the union of the steps' intervals over all ranks: time in which at least one rank was in a step."""
+    if not len(steps):
+        return 0.0
+    steps = steps[np.argsort(steps["start_seconds"], kind="stable")]
+    starts = steps["start_seconds"]
+    ends = starts + times(steps)
+    reached = np.maximum.accumulate(ends)  # by this step and those that began before it
+    return float((ends - np.maximum(starts, np.append(starts[0], reached[:-1]))).clip(min=0).sum())
+
+
+def progress(status: str, job: Mapping[str, Any], events: Iterable[Mapping[str, Any]], steps: Rows, validation: Rows, over: bool = False) -> Progress:
+    """Where a run is, from its newest steps: rates and shares are of the last seconds.
+
+    Of a run that is over, `steps` are all of it and so are rates and shares: they are the same as in its summary.
+    """
     start: Mapping[str, Any] = next((event for event in events if event["kind"] == "start"), {})
-    steps = start.get("steps") or job.get("steps")
     per_epoch = start.get("steps_per_epoch")
     result = Progress(
-        status=status, step=0, steps=steps, epoch=None, epochs=job.get("epochs"), fraction=0.0, seconds=0.0, loss=None, samples_per_second=None,
-        exchange_share=None, accuracy=last_accuracy(validation),
+        status=status, step=0, steps=start.get("steps") or job.get("steps"), epoch=None, epochs=job.get("epochs"), fraction=0.0, seconds=0.0,
+        loss=None, samples_per_second=None, exchange_share=None, accuracy=last_accuracy(validation),
     )  # fmt: skip
-    if not len(recent):
+    if not len(steps):
         return result
-    last = recent[_last_of_each_rank(recent)]
-    took = times(recent)
-    ends = recent["start_seconds"] + took
-    window = ends >= ends.max() - max(2.0, 3 * float(took.max()))
-    rows, took = recent[window], took[window]
-    rates = 0.0
-    for rank in np.unique(rows["rank"]).tolist():
-        mine = rows["rank"] == rank
-        seconds = (rows["start_seconds"][mine] + took[mine]).max() - rows["start_seconds"][mine].min()
-        rates += float(rows["samples"][mine].sum()) / seconds if seconds > 0 else 0.0
-    step = int(last["step"].max()) + 1
+    last = steps[_last_of_each_rank(steps)]
+    took = times(steps)
+    ends = steps["start_seconds"] + took
+    if over:
+        rows, rates = steps, _rate(steps)
+    else:
+        window = ends >= ends.max() - max(2.0, 3 * float(took.max()))
+        rows, took = steps[window], took[window]
+        # rank by rank: the newest records of one may be here before those of another
+        rates = sum(_rate(rows[rows["rank"] == rank]) or 0.0 for rank in np.unique(rows["rank"]).tolist())
+    planned, step = result["steps"], int(last["step"].max()) + 1
     result.update(
         step=step,
         epoch=int(last["epoch"].max()) + 1,
@@ -132,10 +146,10 @@ def progress(status: str, job: Mapping[str, Any], events: Iterable[Mapping[str, 
         loss=float(last["loss"].mean(dtype=np.float64)),
         samples_per_second=rates,
         exchange_share=_share(rows["exchange_seconds"], took),
-        fraction=min(1.0, step / steps) if steps else 0.0,
+        fraction=min(1.0, step / planned) if planned else 0.0,
     )
-    if result["epochs"] is None and steps and per_epoch:
-        result["epochs"] = -(-steps // per_epoch)
+    if result["epochs"] is None and planned and per_epoch:
+        result["epochs"] = -(-planned // per_epoch)
     return result
 
 
@@ -164,7 +178,8 @@ def summary(status: str, job: Mapping[str, Any], events: list[dict[str, Any]], s
         wall = float((steps["start_seconds"] + took).max() - steps["start_seconds"].min())
         result.update(
             wall_seconds=wall,
-            samples_per_second=result["samples"] / wall if wall > 0 else None,
+            training_seconds=training_seconds(steps),
+            samples_per_second=_rate(steps),
             exchange_share=_share(steps["exchange_seconds"], took),
             bytes_per_step=float(steps["bytes_sent"].mean(dtype=np.float64)),
             loss=float(steps[_last_of_each_rank(steps)]["loss"].mean(dtype=np.float64)),
@@ -221,6 +236,12 @@ def _last_of_each_rank(rows: Rows) -> Any:
     order = np.lexsort((rows["step"], rows["rank"]))
     ranks = rows["rank"][order]
     return order[np.append(ranks[1:] != ranks[:-1], True)]
+
+
+def _rate(steps: Rows) -> float | None:
+    """Samples per second of training."""
+    seconds = training_seconds(steps)
+    return float(steps["samples"].sum(dtype=np.int64)) / seconds if seconds > 0 else None
 
 
 def _share(part: Any, whole: Any) -> float | None:

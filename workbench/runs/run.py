@@ -37,6 +37,7 @@ class Run:
         self._asked_to_stop = False
         self._job: dict[str, Any] | None = None
         self._records = Records(self.folder, feed)
+        self._at_the_end: figures.Progress | None = None
 
     @classmethod
     def open(cls, folder: str | Path) -> Self:
@@ -93,9 +94,18 @@ class Run:
     # what it shows
 
     def progress(self) -> figures.Progress:
-        """Where the run is: step, epoch, loss, samples per second, share of time exchanging; printed, one line."""
-        newest, validation = self._records.newest("steps"), self._records.newest("validation")
-        return figures.progress(self.status, self.job, self._records.cache.events(), newest, validation)
+        """Where the run is: step, epoch, loss, samples per second, share of time exchanging; printed, one line.
+
+        Rates are those of the last seconds; of a run that is over, those of all of it, as in the summary.
+        """
+        if self._at_the_end is None:
+            over = self._records.ended is not None
+            steps = self._records.whole("steps") if over else self._records.newest("steps")
+            told = figures.progress(self.status, self.job, self._records.cache.events(), steps, self._records.newest("validation"), over)
+            if not over:
+                return told
+            self._at_the_end = told  # views ask again and again, and nothing comes any more
+        return figures.Progress(self._at_the_end)
 
     def frame(self) -> pd.DataFrame:
         """One row per worker and step so far; what the columns mean is said in workbench.telemetry.COLUMNS."""
