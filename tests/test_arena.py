@@ -41,8 +41,7 @@ def test_gradients_land_in_the_flat_buffer() -> None:
     backward(plain)
     backward(module)
     expected = {name: p.grad for name, p in plain.named_parameters()}
-    for name, view in arena.named_gradients():
-        assert torch.equal(view, expected[name])
+    for name in expected:
         segment = arena.segments[name]
         assert torch.equal(arena.gradients[segment.start : segment.stop].view(segment.shape), expected[name])
     assert not arena.heal()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +24,8 @@ class Arena:
     `state` (n + f + b,) holds first the n trainable `parameters`, in the order in which backward completes their
     gradients (the last layer first), then the f frozen ones, then the b numbers of float `buffers` (batch-norm
     statistics). `gradients` (n,) lines up with `parameters`, and every trainable `p.grad` is a view of it. An exchange
-    works in place on slices of these; nothing is packed, unpacked or allocated per step.
+    works in place on slices of these; nothing is packed, unpacked or allocated per step. Integer buffers stay where they are:
+    an answer has those of the worker that writes it down.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -36,7 +36,6 @@ class Arena:
         if not trainable:
             raise ValueError(f"{type(module).__name__} has no parameters to train; a model needs at least one with requires_grad")
         buffers = [(name, b) for name, b in module.named_buffers() if b.is_floating_point()]
-        self.integers = [b for _, b in module.named_buffers() if not b.is_floating_point()]
         dtypes = {t.dtype for _, t in trainable + frozen + buffers}
         if dtypes not in ({torch.float32}, {torch.float64}):
             found = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
@@ -86,11 +85,6 @@ class Arena:
                     view.copy_(grad)
                 p.grad = view
         return moved
-
-    def named_gradients(self) -> Iterator[tuple[str, Tensor]]:
-        """Name and gradient view of every trainable parameter, in arena order."""
-        names = list(self.segments)
-        return zip(names, self._views, strict=False)
 
     def _bind(self) -> None:
         for p, view in zip(self._trainable, self._views, strict=True):

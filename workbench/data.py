@@ -6,7 +6,7 @@ Importing this module does not import torch, so that a job can be checked withou
 from __future__ import annotations
 
 import importlib.util
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sized
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +40,7 @@ class Sizes(NamedTuple):
     validation: int
 
 
-class Data(Options):
+class Data(Options, ABC):
     """Built-in data: a value whose fields are its options."""
 
     @property

@@ -48,9 +48,5 @@ class Aborted(WorkbenchError):
     """The run was told to end at once."""
 
 
-class Stopped(WorkbenchError):
-    """The run was told to stop; only servers, which share no step with the workers, see this."""
-
-
 class Deadlock(WorkbenchError):
     """On virtual ranks: nobody can go on. The message names each rank, its operation and its peer."""

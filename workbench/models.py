@@ -6,7 +6,7 @@ not import torch, so that a job can be checked without it.
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -34,7 +34,7 @@ class Facts(Protocol):
         ...
 
 
-class Model(Options):
+class Model(Options, ABC):
     """A built-in model: a value whose fields are its options."""
 
     @abstractmethod

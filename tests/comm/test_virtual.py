@@ -672,3 +672,24 @@ def test_what_a_rank_waits_for_can_be_seen_from_outside() -> None:
     run(2, body)
     assert seen == [("irecv from rank 1 (tag 3)", 2.0)]
     assert beacons[0].operation is None
+
+
+def test_channels_share_one_order_of_collectives() -> None:
+    """As on MPI, where they are one communicator; there a mixed-up order would mix up sums without a word."""
+
+    def body(comm: Communicator) -> None:
+        one, two = comm.channel(1), comm.channel(2)
+        first, second = (one, two) if comm.rank == 0 else (two, one)
+        comm.wait(first.iallreduce(np.zeros(1)), second.iallreduce(np.zeros(1)))
+
+    with pytest.raises(ValueError, match=r"rank 1 enters .*channel 2, where rank 0 has entered .*channel 1"):
+        VirtualWorld(2, Network()).run(body)
+
+
+def test_housekeeping_is_free() -> None:
+    def body(comm: Communicator) -> tuple[float, int]:
+        aside = comm.channel(0, counted=False)
+        comm.wait(aside.iallreduce(np.zeros(1000)))
+        return comm.now(), comm.traffic.total_sent_bytes
+
+    assert VirtualWorld(4, Network()).run(body) == [(0.0, 0)] * 4

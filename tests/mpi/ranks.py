@@ -43,6 +43,28 @@ def messages(comm: MpiCommunicator) -> Iterator[str]:
     comm.wait(probing.isend(np.ones(1), right, 1), requests[0], out)
 
 
+def bounds(comm: MpiCommunicator) -> Iterator[str]:
+    """As on virtual ranks: every call makes a channel of its own, and what is not there is refused."""
+    right, left = (comm.rank + 1) % comm.size, (comm.rank - 1) % comm.size
+    one, two = comm.channel(0), comm.channel(0)
+    first, second = np.zeros(1), np.zeros(1)
+    arriving = one.irecv(first, left), two.irecv(second, left)
+    comm.wait(two.isend(np.full(1, 2.0), right), one.isend(np.full(1, 1.0), right), *arriving)
+    if (first[0], second[0]) != (1, 2):
+        yield "two channels of the same number are one"
+    for wrong in (lambda: comm.isend(first, -1), lambda: comm.isend(first, comm.size), lambda: comm.irecv(first, 0, 64)):
+        try:
+            wrong()
+            yield "a peer or a tag that is not there was taken"
+        except ValueError:
+            pass
+    before = comm.traffic.total_sent_bytes
+    aside = comm.channel(9, counted=False)
+    comm.wait(aside.iallreduce(np.zeros(100)))
+    if comm.traffic.total_sent_bytes != before:
+        yield "housekeeping was counted"
+
+
 def groups(comm: MpiCommunicator) -> Iterator[str]:
     """`split` makes groups in the order of the key."""
     part = comm.split(comm.rank % 2, key=-comm.rank)
@@ -56,6 +78,14 @@ def groups(comm: MpiCommunicator) -> Iterator[str]:
 def endings(comm: Communicator) -> Iterator[str]:
     """A wait ends when the run is aborted, and when a peer says farewell."""
     began = time.perf_counter()
+    tested = MpiCommunicator(MPI.COMM_WORLD.Dup(), aborted=lambda: time.perf_counter() - began > 0.1)
+    try:
+        nothing = tested.irecv(np.zeros(1), (comm.rank + 1) % comm.size)
+        while not tested.test(nothing):
+            pass
+        yield "a test of nothing ended"
+    except Aborted:
+        pass
     told = MpiCommunicator(MPI.COMM_WORLD.Dup(), aborted=lambda: time.perf_counter() - began > 0.2)
     try:
         told.wait(told.irecv(np.zeros(1), (comm.rank + 1) % comm.size))
@@ -78,7 +108,7 @@ def main() -> None:
     """Every law; the words of all ranks are gathered before anyone fails."""
     comm = MpiCommunicator(MPI.COMM_WORLD.Dup())
     found = broken(comm, lengths=(0, 1, 5, 64, 1023, 100_003))
-    for law in (messages, groups, endings):
+    for law in (messages, bounds, groups, endings):
         found += law(comm)
     everything = MPI.COMM_WORLD.gather(found)
     if comm.rank == 0 and everything is not None:

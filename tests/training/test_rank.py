@@ -13,7 +13,7 @@ from workbench.comm.base import Communicator
 from workbench.comm.network import Network
 from workbench.comm.virtual import VirtualWorld
 from workbench.errors import Diverged, RunFolderDamaged
-from workbench.job import Job
+from workbench.job import CHANGEABLE, Job
 from workbench.store import Rows, read_events, read_table, write_json
 from workbench.strategies import Gossip, Synchronous
 from workbench.telemetry import PHASES
@@ -100,12 +100,57 @@ def test_records_add_up(tmp_path: Path) -> None:
     spans, traffic = read_table(tmp_path, "spans"), read_table(tmp_path, "traffic")
     assert set(spans["kind"]) == {"exchange", "load", "compute", "update"}
     assert (spans["end_seconds"] >= spans["start_seconds"]).all()
-    assert traffic["bytes"].sum() == pytest.approx(read_table(tmp_path, "steps")["bytes_sent"].sum(), rel=0.05)
+    assert traffic["bytes"].sum() == read_table(tmp_path, "steps")["bytes_sent"].sum()
     events = read_events(tmp_path)
     start = next(event for event in events if event["kind"] == "start")
     assert start["parameters"] == 4810
     assert start["dropped_samples"] == 1437 - 22 * 64
     assert sum(event["kind"] == "end" for event in events) == 2
+
+
+@pytest.mark.parametrize(
+    ("strategy", "every"),
+    [(Synchronous(), 1), (Synchronous(collective="halving-doubling"), 1), (Synchronous(average="parameters", every=5), 5)],
+    ids=str,
+)
+def test_the_bytes_of_a_step_are_those_of_its_exchange_alone(tmp_path: Path, strategy: Synchronous, every: int) -> None:
+    """Neither the start, nor steering, nor validation between epochs is counted as the strategy's."""
+    run(tmp_path, Job(epochs=3, batch_size=60, strategy=strategy), 4)
+    steps, traffic = read_table(tmp_path, "steps"), read_table(tmp_path, "traffic")
+    for step in np.unique(steps["step"]):
+        sent = steps["bytes_sent"][steps["step"] == step].sum()
+        assert sent == (strategy.collective.bytes_sent(4 * 4810, 4) if (step + 1) % every == 0 else 0), f"step {step}"
+    assert traffic["bytes"].sum() == steps["bytes_sent"].sum() == steps["bytes_received"].sum()
+
+
+@pytest.mark.parametrize("name", CHANGEABLE)
+def test_what_can_be_changed_changes_the_run(tmp_path: Path, name: str) -> None:
+    ends = []
+    for value in (0.0, 0.05):
+        folder = tmp_path / str(value)
+        folder.mkdir()
+        inbox = Inbox()
+        inbox.put(1, "change", {name: value})
+        run(folder, Job(steps=6, momentum=0.0, learning_rate=0.01), 2, inbox)
+        ends.append(final(folder))
+    assert not torch.equal(*ends)
+
+
+def test_an_error_names_the_user_s_line(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        run(tmp_path, Job(steps=5, model=f"{__name__}:Wrong"), 2)
+    error = next(event for event in read_events(tmp_path) if event["kind"] == "error")
+    assert error["where"].startswith("test_rank.py:")
+    assert error["where"].endswith("in forward")
+
+
+class Wrong(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(63, 10)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.layer(inputs.flatten(1))
 
 
 def test_batch_norm_statistics_are_part_of_the_answer(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -30,10 +30,17 @@ class Plan:
         self.staged = Staged(segment)
         self.buffer: Array = self.staged.host
         """The whole segment, shape (n,), on the host."""
-        self.chunks: list[Array] = np.array_split(self.buffer, collective.parts(comm.size))
+        parts = collective.parts(comm.size)
+        self.offsets: list[int] = [part * self.buffer.size // parts for part in range(parts + 1)]
+        """Where the chunks begin, and the end of the last."""
+        self.chunks: list[Array] = [self.span(part, part + 1) for part in range(parts)]
         """Consecutive views of `buffer`; some are empty where it has fewer numbers than parts."""
         self.work: Array = np.empty(collective.work(comm.size, self.buffer.size), self.buffer.dtype)
         """What arrives before it is added."""
+
+    def span(self, low: int, high: int) -> Array:
+        """Chunks `low` to `high` (not included) as one view."""
+        return self.buffer[self.offsets[low] : self.offsets[high]]
 
     def steps(self) -> Steps:
         """The exchange: posts messages and yields what must be complete before it goes on."""
@@ -54,7 +61,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Collective(Options):
+class Collective(Options, ABC):
     """An algorithm that leaves the mean of a flat buffer on every rank, in place, the same bits on all."""
 
     @abstractmethod
@@ -65,11 +72,15 @@ class Collective(Options):
     def seconds(self, nbytes: int, size: int, network: Network) -> float:
         """Cost of one exchange of `nbytes` over `size` ranks, without the arithmetic."""
 
+    @abstractmethod
+    def bytes_sent(self, nbytes: int, size: int) -> int:
+        """What all ranks together send in one exchange of `nbytes`."""
+
     def check(self, size: int) -> None:
         """Raise a ValueError, naming the sizes that do work, where this algorithm does not run on `size` ranks."""
 
     def parts(self, size: int) -> int:
-        """How many chunks a plan cuts the buffer into."""
+        """How many chunks of (nearly) equal length a plan cuts the buffer into."""
         return size
 
     def work(self, size: int, length: int) -> int:

@@ -9,7 +9,6 @@ from typing import final
 import numpy as np
 
 from workbench.collectives.base import Collective, Plan, Steps
-from workbench.comm.base import Array
 from workbench.comm.network import Network
 
 
@@ -26,7 +25,7 @@ class HalvingDoubling(Collective):
     def steps(self, plan: Plan) -> Steps:
         """Fold the odd ones in, halve, take the mean, double, unfold."""
         comm, rank = plan.comm, plan.comm.rank
-        power = self.parts(comm.size)  # ranks that take part, a power of two
+        power = largest_power(comm.size)  # ranks that take part
         folded = comm.size - power  # pairs (0, 1), (2, 3), ... of which the even one hands its part to the odd one
         if rank < 2 * folded and rank % 2 == 0:
             yield (comm.isend(plan.buffer, rank + 1),)
@@ -42,19 +41,19 @@ class HalvingDoubling(Collective):
         while distance:  # reduce-scatter: keep one half, hand the other to the partner
             middle = (low + high) // 2
             keep, give = ((low, middle), (middle, high)) if me & distance == 0 else ((middle, high), (low, middle))
-            mine, partner = span(plan, *keep), self._rank(me ^ distance, folded)
+            mine, partner = plan.span(*keep), self._rank(me ^ distance, folded)
             arrived = plan.work[: mine.size]
             arriving = comm.irecv(arrived, partner)
-            yield arriving, comm.isend(span(plan, *give), partner)
+            yield arriving, comm.isend(plan.span(*give), partner)
             np.add(mine, arrived, out=mine)
             (low, high), distance = keep, distance // 2
-        plan.mean(span(plan, low, high))
+        plan.mean(plan.span(low, high))
         distance = 1
         while distance < power:  # all-gather: the way back
             other = (low - distance, low) if me & distance else (high, high + distance)
             partner = self._rank(me ^ distance, folded)
-            arriving = comm.irecv(span(plan, *other), partner)
-            yield arriving, comm.isend(span(plan, low, high), partner)
+            arriving = comm.irecv(plan.span(*other), partner)
+            yield arriving, comm.isend(plan.span(low, high), partner)
             low, high, distance = min(low, other[0]), max(high, other[1]), distance * 2
 
         if rank < 2 * folded:
@@ -62,25 +61,28 @@ class HalvingDoubling(Collective):
 
     def seconds(self, nbytes: int, size: int, network: Network) -> float:
         """2 log2(P) latencies and 2(P-1)/P of the buffer; fold and unfold add a whole buffer each (Thakur et al., 2005)."""
-        power = self.parts(size)
+        power = largest_power(size)
         seconds = 2 * math.log2(power) * network.latency + 2 * (power - 1) / power * nbytes / network.bandwidth
         return seconds + (0 if power == size else 2 * network.seconds(nbytes))
 
+    def bytes_sent(self, nbytes: int, size: int) -> int:
+        """As much as a ring of those that take part, and a whole buffer there and back for each that is folded in."""
+        power = largest_power(size)
+        return 2 * (power - 1) * nbytes + 2 * (size - power) * nbytes
+
     def parts(self, size: int) -> int:
-        """The largest power of two among the ranks."""
-        return 1 << (size.bit_length() - 1)
+        """One for each rank that takes part."""
+        return largest_power(size)
 
     def work(self, size: int, length: int) -> int:
         """Half the buffer; all of it where ranks must fold."""
-        return length if self.parts(size) != size else length // 2 + self.parts(size)
+        return length if largest_power(size) != size else length // 2 + size
 
     @staticmethod
     def _rank(participant: int, folded: int) -> int:
         return 2 * participant + 1 if participant < folded else participant + folded
 
 
-def span(plan: Plan, low: int, high: int) -> Array:
-    """Chunks `low` to `high` of the buffer as one view."""
-    length, parts = plan.buffer.size, len(plan.chunks)
-    share, longer = divmod(length, parts)  # as numpy.array_split cuts: the first `longer` chunks have one more
-    return plan.buffer[low * share + min(low, longer) : high * share + min(high, longer)]
+def largest_power(size: int) -> int:
+    """The largest power of two that is not above `size`."""
+    return 1 << (size.bit_length() - 1)

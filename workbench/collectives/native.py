@@ -22,9 +22,17 @@ class Native(Collective):
         yield (plan.comm.iallreduce(plan.buffer),)
         plan.mean(plan.buffer)
 
+    def bytes_sent(self, nbytes: int, size: int) -> int:
+        """As much as the ring: what the traffic counters take it for."""
+        return size * (2 * (size - 1) * nbytes // size)
+
     def seconds(self, nbytes: int, size: int, network: Network) -> float:
         """The cost of the ring: what virtual ranks are charged, since a library does not tell which algorithm it takes."""
         return 2 * (size - 1) * network.seconds(nbytes / size)
+
+    def parts(self, size: int) -> int:
+        """One: the library cuts as it likes."""
+        return 1
 
     def work(self, size: int, length: int) -> int:
         """None: the library has its own."""

@@ -34,6 +34,10 @@ class Ring(Collective):
             arriving = comm.irecv(chunks[(rank - hop) % size], left)
             yield arriving, comm.isend(chunks[(rank - hop + 1) % size], right)
 
+    def bytes_sent(self, nbytes: int, size: int) -> int:
+        """Every chunk goes around twice."""
+        return 2 * (size - 1) * nbytes
+
     def seconds(self, nbytes: int, size: int, network: Network) -> float:
         """2(P-1) messages of 1/P of the buffer, one after the other (Patarasuk and Yuan, 2009)."""
         return 2 * (size - 1) * network.seconds(nbytes / size)

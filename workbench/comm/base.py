@@ -111,8 +111,13 @@ class Communicator(ABC):
         """Collective. The ranks that gave the same color, in the order of `key` (their rank by default)."""
 
     @abstractmethod
-    def channel(self, k: int) -> Communicator:
-        """Collective, in order. The same ranks with messages of their own: what is sent here is received only here."""
+    def channel(self, k: int, counted: bool = True) -> Communicator:
+        """Collective, in order. The same ranks with messages of their own: what is sent here is received only here.
+
+        Every call makes a new channel; `k` names it in error texts. Collectives share one order with those of this
+        communicator and its other channels. `counted=False` is for housekeeping (control, validation): what goes there
+        is not in this communicator's `traffic`, and its all-reduces cost a virtual clock nothing.
+        """
 
     def compute(self, seconds: float) -> None:  # noqa: B027 (real ranks compute for real)
         """Charge `seconds` of work to a virtual clock; nothing on real ranks."""

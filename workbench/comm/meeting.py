@@ -14,13 +14,15 @@ from workbench.comm.node import Node
 class Group:
     """The ranks of one communicator, the ports of each, and the collectives that some have entered and others not yet."""
 
-    def __init__(self, world: list[Node], nodes: list[Node], ranks: list[int], where: str) -> None:
+    def __init__(self, world: list[Node], nodes: list[Node], ranks: list[int], where: str, parent: Group | None = None) -> None:
         self.world, self.nodes = world, nodes
         self.ranks = ranks
         """Position here -> rank in the world."""
         self.where = where
         self.inboxes: list[dict[int, Port]] = [{} for _ in nodes]
-        self.meetings: dict[int, Meeting] = {}
+        # channels share the order of their collectives, as they do on MPI, where they are one communicator
+        self.meetings: dict[int, Meeting] = {} if parent is None else parent.meetings
+        self.turns: list[int] = [0] * len(nodes) if parent is None else parent.turns
         self.channels: dict[tuple[int, int], Group] = {}
 
 

@@ -22,6 +22,7 @@ from workbench.errors import Aborted, PeerLost, WorkbenchError
 SPIN_SECONDS: Final = 200e-6  # polling without sleeping: longer hurts where ranks share cores
 NAP_SECONDS: Final = 50e-6
 NAPS_PER_LOOK: Final = 20  # a look for farewells about every 2 ms
+TESTS_PER_LOOK: Final = 64
 FAREWELL: Final = 0  # the tag of a failing rank's last word
 TAGS: Final = 64  # tags of one channel
 OPS: Final = {"sum": MPI.SUM, "min": MPI.MIN, "max": MPI.MAX}
@@ -47,7 +48,7 @@ class MpiRequest:
             return False
         self.done = True
         if status is not None:
-            self.source = self.owner._position(status.Get_source())
+            self.source = self.owner._positions[status.Get_source()]
             self.owner.traffic.received(status.Get_count(MPI.BYTE))
         return True
 
@@ -57,9 +58,10 @@ class _Family:
 
     def __init__(self, comm: MPI.Intracomm, aborted: Callable[[], bool]) -> None:
         self.comm, self.aborted = comm, aborted
-        self.traffic, self.beacon = Traffic(comm.size), Beacon()
+        self.beacon = Beacon()
+        self.vain_tests = 0
         self.tag_limit = int(comm.Get_attr(MPI.TAG_UB) or 32767)
-        self.tags = TAGS  # the first free tag
+        self.tags = FAREWELL + 1  # the first free tag
         self.farewells: list[Any] = []
 
     def range(self) -> int:
@@ -91,31 +93,31 @@ class MpiCommunicator(Communicator):
             raise WorkbenchError("this MPI library was started without MPI_THREAD_MULTIPLE, which the workbench needs")
         comm.Set_errhandler(MPI.ERRORS_RETURN)
         _sharpen_sleep()
-        self._set(_Family(comm, aborted), comm, list(range(comm.size)), comm.rank, TAGS)
-        self._family.tags += TAGS
+        family = _Family(comm, aborted)
+        self._set(family, comm, list(range(comm.size)), comm.rank, family.range(), Traffic(comm.size))
 
-    def _set(self, family: _Family, comm: MPI.Intracomm, members: list[int], rank: int, tag: int) -> None:
+    def _set(self, family: _Family, comm: MPI.Intracomm, members: list[int], rank: int, tag: int, traffic: Traffic) -> None:
         self._family, self._comm, self._members, self._tag = family, comm, members, tag
-        self._channels: dict[int, MpiCommunicator] = {}
+        self._positions = {member: position for position, member in enumerate(members)}
         self.rank, self.size = rank, len(members)
-        self.traffic, self.beacon, self.now = family.traffic, family.beacon, time.perf_counter
+        self.traffic, self.beacon, self.now = traffic, family.beacon, time.perf_counter
 
     def isend(self, buffer: Array, dest: int, tag: int = 0) -> Request:
         """Start sending."""
         checked(buffer)
-        peer = self._members[dest]
+        peer = self._peer("isend", dest, tag)
         self.traffic.sent(peer, buffer.nbytes)
         return MpiRequest(self, self._family.comm.Isend(buffer, peer, self._tag + tag), "send to", dest, buffer, None)
 
     def irecv(self, buffer: Array, source: int, tag: int = 0) -> Request:
         """Start receiving."""
         checked(buffer)
-        peer = MPI.ANY_SOURCE if source == ANY else self._members[source]
+        peer = self._peer("irecv", source, tag)
         return MpiRequest(self, self._family.comm.Irecv(buffer, peer, self._tag + tag), "message from", source, buffer, MPI.Status())
 
     def iprobe(self, source: int = ANY, tag: int = 0) -> bool:
         """Look whether a message is there."""
-        peer = MPI.ANY_SOURCE if source == ANY else self._members[source]
+        peer = self._peer("iprobe", source, tag)
         return bool(self._family.comm.Iprobe(peer, self._tag + tag))
 
     def iallreduce(self, buffer: Array, op: Op = "sum") -> Request:
@@ -125,23 +127,38 @@ class MpiCommunicator(Communicator):
         return MpiRequest(self, self._comm.Iallreduce(MPI.IN_PLACE, buffer, OPS[op]), "all-reduce with", ANY, buffer, None)
 
     def test(self, *requests: Request) -> bool:
-        """Poll once."""
+        """Poll once; now and then a test in vain looks whether the run is to end."""
         try:
-            return all([request.test() for request in requests])  # type: ignore[attr-defined]  # noqa: C419 (all must progress)
+            if self._all(requests):
+                return True
+            self._family.vain_tests += 1
+            if self._family.vain_tests % TESTS_PER_LOOK == 0:
+                self._family.look()
         except MPI.Exception as error:
             raise self._lost(error) from error
+        return False
 
     def wait(self, *requests: Request) -> None:
         """Poll, shortly without sleeping, then politely."""
-        if not self.test(*requests):
-            self._poll(requests, lambda: self.test(*requests))
+        try:
+            if self._all(requests):
+                return
+        except MPI.Exception as error:
+            raise self._lost(error) from error
+        self._poll(requests, lambda: self._all(requests))
 
     def wait_any(self, *requests: Request) -> int:
         """Poll until one is complete."""
-        found = self._first(requests)
-        if found < 0:
-            self._poll(requests, lambda: self._first(requests) >= 0)
-            found = self._first(requests)
+        if not requests:
+            raise ValueError("wait_any needs at least one request")
+        found = -1
+
+        def done() -> bool:
+            nonlocal found
+            found = next((index for index, request in enumerate(requests) if request.test()), -1)  # type: ignore[attr-defined]
+            return found >= 0
+
+        self._poll(requests, done)
         return found
 
     def split(self, color: int, key: int | None = None) -> Communicator:
@@ -151,21 +168,15 @@ class MpiCommunicator(Communicator):
         self.wait(self.iallreduce(choices))
         positions = sorted((int(k), position) for position, (c, k) in enumerate(choices) if c == color)
         members = [self._members[position] for _, position in positions]
-        child = object.__new__(MpiCommunicator)
         group = self._family.comm.Get_group().Incl(members)
         tag = self._family.range()
         comm = self._family.comm.Create_group(group, tag % 32767)
         comm.Set_errhandler(MPI.ERRORS_RETURN)
-        child._set(self._family, comm, members, members.index(self._members[self.rank]), tag)
-        return child
+        return self._made(comm, members, members.index(self._members[self.rank]), tag, self.traffic)
 
-    def channel(self, k: int) -> Communicator:
+    def channel(self, k: int, counted: bool = True) -> Communicator:
         """Collective, in order. The same ranks with tags of their own."""
-        if k not in self._channels:
-            child = object.__new__(MpiCommunicator)
-            child._set(self._family, self._comm, self._members, self.rank, self._family.range())
-            self._channels[k] = child
-        return self._channels[k]
+        return self._made(self._comm, self._members, self.rank, self._family.range(), self.traffic if counted else Traffic(self._family.comm.size))
 
     def farewell(self, reason: str) -> None:
         """Send a last word to everyone; does not wait until it is heard."""
@@ -175,11 +186,9 @@ class MpiCommunicator(Communicator):
             if peer != comm.rank:
                 self._family.farewells.append((word, comm.Isend(word, peer, FAREWELL)))
 
-    def _first(self, requests: tuple[Request, ...]) -> int:
-        try:
-            return next((index for index, request in enumerate(requests) if request.test()), -1)  # type: ignore[attr-defined]
-        except MPI.Exception as error:
-            raise self._lost(error) from error
+    @staticmethod
+    def _all(requests: tuple[Request, ...]) -> bool:
+        return all([request.test() for request in requests])  # type: ignore[attr-defined]  # noqa: C419 (all must progress)
 
     def _poll(self, requests: tuple[Request, ...], done: Callable[[], bool]) -> None:
         family, clock, naps = self._family, time.perf_counter, 0
@@ -202,8 +211,22 @@ class MpiCommunicator(Communicator):
         finally:
             self.beacon.operation = None
 
-    def _position(self, member: int) -> int:
-        return self._members.index(member) if self._members[member : member + 1] != [member] else member
+    def _made(self, comm: MPI.Intracomm, members: list[int], rank: int, tag: int, traffic: Traffic) -> MpiCommunicator:
+        """One more communicator of this family."""
+        child = object.__new__(MpiCommunicator)
+        child._set(self._family, comm, members, rank, tag, traffic)
+        return child
+
+    def _peer(self, verb: str, rank: int, tag: int) -> int:
+        """The MPI rank of a position; ValueError for one that is not there, or a tag that belongs to another channel."""
+        if not 0 <= tag < TAGS:
+            raise ValueError(f"{verb}(tag={tag!r}): tag must be a whole number in [0, {TAGS - 1}], got {tag!r}")
+        if rank == ANY and verb != "isend":
+            return MPI.ANY_SOURCE
+        if not 0 <= rank < self.size:
+            also = "" if verb == "isend" else " or ANY"
+            raise ValueError(f"{verb}: a peer must be a rank in [0, {self.size - 1}]{also}, got {rank!r}")
+        return self._members[rank]
 
     def _lost(self, error: MPI.Exception) -> WorkbenchError:
         """The error of a library that survives a dead peer (ULFM), as the rank that died."""

@@ -81,11 +81,11 @@ class VirtualWorld:
 class VirtualCommunicator(Communicator):
     """The communicator of one virtual rank; made by `VirtualWorld.run`."""
 
-    def __init__(self, group: Group, position: int, traffic: Traffic) -> None:
-        self._group = group
+    def __init__(self, group: Group, position: int, traffic: Traffic, counted: bool = True) -> None:
+        self._group, self._counted = group, counted
         self._node = node = group.nodes[position]
         self._seat, self._baton, self._network = node.seat, node.baton, node.network
-        self._meetings = self._channels = 0
+        self._channels = 0
         self.rank, self.size = position, len(group.nodes)
         self.traffic, self.beacon = traffic, node.beacon
         self.now = self._now
@@ -150,7 +150,7 @@ class VirtualCommunicator(Communicator):
             entries = [meeting.entered[rank] for rank in range(self.size)]
             combine([each.given for each in entries], op)
             seconds = 2 * (self.size - 1) * self._network.seconds(buffer.nbytes / self.size)
-            self._conclude(entries, seconds)
+            self._conclude(entries, seconds if self._counted else 0.0)
         return entry
 
     def test(self, *requests: Request) -> bool:
@@ -197,15 +197,16 @@ class VirtualCommunicator(Communicator):
             self._conclude(list(meeting.entered.values()), 0.0)
         self.wait(entry)
         made, position = entry.result
-        return VirtualCommunicator(made, position, self.traffic)
+        return VirtualCommunicator(made, position, self.traffic, self._counted)
 
-    def channel(self, k: int) -> VirtualCommunicator:
-        """Collective, in order; costs nothing. Every call makes a channel of its own, even with a `k` used before."""
+    def channel(self, k: int, counted: bool = True) -> VirtualCommunicator:
+        """Collective, in order; costs nothing. The all-reduces of one that is not counted take no virtual time."""
         self._channels += 1
         group, which = self._group, (self._channels, k)
         if which not in group.channels:
-            group.channels[which] = Group(group.world, group.nodes, group.ranks, f"{group.where}, channel {k}")
-        return VirtualCommunicator(group.channels[which], self.rank, self.traffic)
+            group.channels[which] = Group(group.world, group.nodes, group.ranks, f"{group.where}, channel {k}", parent=group)
+        counted = counted and self._counted
+        return VirtualCommunicator(group.channels[which], self.rank, self.traffic if counted else Traffic(len(group.world)), counted)
 
     def compute(self, seconds: float) -> None:
         """This rank works for so long; ranks that are behind then run first."""
@@ -257,15 +258,17 @@ class VirtualCommunicator(Communicator):
     def _enter(self, kind: str, given: Any) -> tuple[Entry, Meeting]:
         """Enter the next collective of this communicator."""
         group = self._group
-        self._meetings += 1
-        meeting = group.meetings.get(self._meetings)
+        group.turns[self.rank] += 1
+        turn = group.turns[self.rank]
+        meeting = group.meetings.get(turn)
         if meeting is None:
-            meeting = group.meetings[self._meetings] = Meeting(group, kind)
-        elif meeting.kind != kind:
-            raise ValueError(f"rank {self.rank} enters {kind}{group.where}, where rank {next(iter(meeting.entered))} has entered {meeting.kind}")
+            meeting = group.meetings[turn] = Meeting(group, kind)
+        elif (meeting.kind, meeting.group) != (kind, group):
+            other = f"rank {next(iter(meeting.entered))} has entered {meeting.kind}{meeting.group.where}"
+            raise ValueError(f"rank {self.rank} enters {kind}{group.where}, where {other}")
         entry = meeting.entered[self.rank] = Entry(self._node, meeting, given)
         if len(meeting.entered) == self.size:
-            del group.meetings[self._meetings]
+            del group.meetings[turn]
         return entry, meeting
 
     def _conclude(self, entries: list[Entry], seconds: float) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -19,17 +19,15 @@ class SGD:
 
     def __init__(self, arena: Arena, momentum: float = 0.9, weight_decay: float = 0.0) -> None:
         self.momentum, self.weight_decay = momentum, weight_decay
-        self.velocity = torch.zeros_like(arena.parameters) if momentum else None
+        self.velocity = torch.zeros_like(arena.parameters) if momentum else None  # made when momentum is first wanted
 
     def step(self, arena: Arena, learning_rate: float) -> None:
         """One update of `arena.parameters`, in place."""
         gradient = arena.gradients
         if self.weight_decay:
             gradient.add_(arena.parameters, alpha=self.weight_decay)
+        if self.momentum and self.velocity is None:
+            self.velocity = torch.zeros_like(arena.parameters)
         if self.velocity is not None:
             gradient = self.velocity.mul_(self.momentum).add_(gradient)
         arena.parameters.add_(gradient, alpha=-learning_rate)
-
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
-        return {"velocity": self.velocity}

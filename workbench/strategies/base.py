@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -29,7 +29,7 @@ class Optimizer(Protocol):
 
 @dataclass
 class Worker:
-    """What an exchange sees of the rank that it works for."""
+    """What an exchange sees of the rank that it works for. The loop moves `step` on; an exchange changes the arena alone."""
 
     arena: Arena
     module: Any
@@ -55,7 +55,7 @@ class Exchange:
         self.comm, self.worker = comm, worker
 
     def bucket_ready(self, index: int) -> None:
-        """Gradients of bucket `index` are complete, backward goes on. May post and test, never wait."""
+        """Gradients of bucket `index` are complete, at the latest now that backward has ended; in order. May post and test, never wait."""
 
     def before_update(self) -> None:
         """The gradient is complete."""
@@ -72,7 +72,7 @@ class Exchange:
 
 
 @dataclass(frozen=True)
-class Strategy(Options):
+class Strategy(Options, ABC):
     """When ranks talk and what they agree on."""
 
     @property

@@ -59,7 +59,9 @@ class Control:
     """One rank's obedience. Ranks in lockstep apply a command at the same step, the others on arrival.
 
     The agreement is the smallest of the newest numbers that the ranks have seen. It is started at the boundary before
-    a step and read at the next one at which the ranks meet, so that it travels while they compute.
+    a step and read at the next one at which the ranks meet, so that it travels while they compute. At most one is under
+    way; it is started only at steps where all ranks meet (`step % period == 0`) or while all are held in a pause, so
+    every rank starts and reads the same ones in the same order.
     """
 
     def __init__(self, inbox: Inbox, comm: Communicator, lockstep: bool, period: int, recorder: Recorder, optimizer: Any, rate: float) -> None:

@@ -26,6 +26,7 @@ def train(
     steps: int,
     steps_per_epoch: int,
     charge: Callable[[str], None],
+    buckets: range,
 ) -> None:
     """One rank's training from its first step to its last, or until it is told to stop.
 
@@ -48,6 +49,8 @@ def train(
             raise Diverged(
                 f"the loss of rank {recorder.rank} is {value} at step {worker.step}; a smaller learning_rate than {worker.learning_rate():g} may help"
             )
+        for bucket in buckets:
+            exchange.bucket_ready(bucket)
         exchange.before_update()
         mark("exchange")
         exchange.update()

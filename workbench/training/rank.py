@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sysconfig
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +28,9 @@ from workbench.training.journal import Journal
 from workbench.training.loop import train
 from workbench.training.losses import loss_named
 from workbench.training.recorder import Recorder, Sketch
+
+NOT_THE_USERS: Final = (Path(__file__).parents[1], *(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")))
+"""Folders whose code a user has not written: this package, Python and what is installed into it."""
 
 OWN_MODELS: Final = 64
 """Of a strategy whose workers differ, so many write their own model beside the answer."""
@@ -67,9 +71,11 @@ def run_rank(job: Job, comm: Communicator, journal: Journal, inbox: Inbox, folde
 
 
 def failure(error: BaseException) -> dict[str, Any]:
-    """An error as plain words: its type, its message, where in the user's code it was raised, and the traceback."""
+    """An error as plain words: its type, its message, where in the user's code it was raised (else where at all), and the traceback."""
     frames = traceback.extract_tb(error.__traceback__)
-    where = f"{Path(frames[-1].filename).name}:{frames[-1].lineno} in {frames[-1].name}" if frames else ""
+    users = [frame for frame in frames if not any(Path(frame.filename).is_relative_to(folder) for folder in NOT_THE_USERS)]
+    last = (users or frames)[-1:]
+    where = "".join(f"{Path(frame.filename).name}:{frame.lineno} in {frame.name}" for frame in last)
     return {
         "error": type(error).__name__,
         "message": str(error),
@@ -109,7 +115,9 @@ class RankRun:
         self.loss_of = loss_named(job.loss)
         self.arena = arena = Arena(self.module)
         optimizer = SGD(arena, job.momentum, job.weight_decay)
-        workers, index = comm.size, comm.rank  # servers, which do not train, come with the strategies that have them
+        if "server" in strategy.roles(comm.size):
+            raise ValueError(f"{strategy} has servers, which this version does not run yet")
+        workers, index = comm.size, comm.rank
         self.shards = shards = data.Shards(len(self.split.train), workers, index, job.batch_size, job.seed, job.data)
         self.steps = job.steps if job.steps is not None else (job.epochs or 1) * shards.steps_per_epoch
         # the model's own random numbers (dropout) differ from worker to worker, but not from run to run
@@ -124,12 +132,13 @@ class RankRun:
             index=index,
             workers=workers,
         )
-        self.answers = comm.channel(0)
+        self.answers = comm.channel(0, counted=False)
         self.answer = Answer(self.answers, arena)
         self.exchange = strategy.exchange(comm.channel(1), self.worker)
-        start, clock_error = start_of_run(comm)
+        start, clock_error = start_of_run(self.answers)
         self.recorder = Recorder(self.journal, comm.rank, comm, start, Sketch(arena.parameters, job.seed))
-        self.control = Control(self.inbox, comm.channel(2), strategy.lockstep, strategy.period, self.recorder, optimizer, job.learning_rate)
+        steering = comm.channel(2, counted=False)
+        self.control = Control(self.inbox, steering, strategy.lockstep, strategy.period, self.recorder, optimizer, job.learning_rate)
         self.recorder.event(
             "start",
             0,
@@ -161,6 +170,7 @@ class RankRun:
             steps=steps,
             steps_per_epoch=self.shards.steps_per_epoch,
             charge=self.place.charge,
+            buckets=range(len(self.job.strategy.buckets(self.arena))),
         )
 
     def validate_epoch(self, epoch: int) -> None:

@@ -30,8 +30,7 @@ class Recorder:
         self._sketch = sketch
         self._phases = {"load": 0.0, "compute": 0.0, "update": 0.0, "exchange": 0.0}
         self._spans: list[tuple[str, float, float]] | None = []  # None at the steps that are not sampled
-        self._sent = (0, 0, 0)
-        self._told = [(0, 0)] * len(comm.traffic.sent_bytes)
+        self._told = list(zip(comm.traffic.sent_bytes, comm.traffic.sent_messages, strict=True))
         self.restart()
 
     def seconds(self) -> float:
@@ -41,6 +40,8 @@ class Recorder:
     def restart(self) -> None:
         """The next step begins now: what came before (a pause, a validation) belongs to no step."""
         self._began = self._last = self._now()
+        traffic = self._comm.traffic
+        self._sent = (traffic.total_sent_bytes, traffic.received_bytes, traffic.total_sent_messages)
 
     def mark(self, phase: str) -> None:
         """The time since the last mark was spent in `phase`."""

@@ -10,7 +10,3 @@ from workbench.options import Options
 @dataclass(frozen=True)
 class Wire(Options):
     """How numbers travel. Whatever the wire, all ranks must end an exchange with the same bits."""
-
-    def nbytes(self, count: int) -> int:
-        """Bytes that `count` numbers take on the wire."""
-        raise NotImplementedError

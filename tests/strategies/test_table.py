@@ -1,0 +1,72 @@
+"""What every strategy of the table keeps, on any number of ranks: written once, so that a new one is held to it too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.strategies.world import NETWORK, RATE, gradient_of, play, start_of
+from workbench.strategies import STRATEGIES, Strategy, Synchronous
+
+EVERY = {name: made() for name, made in STRATEGIES.items()} | {"local": Synchronous(average="parameters", every=3)}
+
+
+def allowed(strategy: Strategy, size: int) -> bool:
+    try:
+        strategy.check(size)
+    except ValueError as error:
+        if str(size) not in str(error):
+            raise  # it must say what was given
+        return False
+    return "server" not in strategy.roles(size)
+
+
+def still(exchange: Any) -> None:
+    exchange.update = lambda: None
+
+
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("size", range(1, 8))
+def test_agreement_without_gradients_is_a_fixed_point(name: str, size: int) -> None:
+    if allowed(EVERY[name], size):
+        trajectories, _ = play(EVERY[name], size, 6, watch=still, same_start=True)
+        for trajectory in trajectories:
+            np.testing.assert_allclose(trajectory, np.broadcast_to(start_of(0), trajectory.shape), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("size", range(1, 8))
+def test_nobody_is_left_waiting_and_parameters_stay_in_their_hull(name: str, size: int) -> None:
+    """Ranks of unequal speed, each from a start of its own, without gradients; the virtual world names who would hang."""
+    if allowed(EVERY[name], size):
+        trajectories, _ = play(EVERY[name], size, 9, watch=still, seconds=lambda rank: 1e-3 * (1 + rank))
+        first, last = np.stack([t[0] for t in trajectories]), np.stack([t[-1] for t in trajectories])
+        assert (last <= first.max(axis=0) + 1e-5).all()
+        assert (last >= first.min(axis=0) - 1e-5).all()
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_one_rank_is_plain_sgd(name: str) -> None:
+    if allowed(EVERY[name], 1):
+        trajectories, _ = play(EVERY[name], 1, 6)
+        x = start_of(0).astype(np.float64)
+        for step in range(6):
+            x = x - RATE * gradient_of(0, step)
+            np.testing.assert_allclose(trajectories[0][step + 1], x, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_lockstep_ranks_can_end_after_any_step(name: str) -> None:
+    """A run is stopped at a step that all agree on; whatever step that is, `finish` leaves nobody waiting."""
+    if allowed(EVERY[name], 3):
+        for steps in range(5):
+            trajectories, _ = play(EVERY[name], 3, steps)
+            assert all(len(trajectory) == steps + 2 for trajectory in trajectories)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_the_cost_is_a_time(name: str) -> None:
+    assert EVERY[name].seconds(10**6, 1, NETWORK) == 0
+    assert 0 < EVERY[name].seconds(10**6, 4, NETWORK) < 10
