@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from workbench import data, models
-from workbench.errors import RunFolderDamaged
+from workbench.errors import RunFolderDamaged, WorkbenchError
 from workbench.job import Job
 from workbench.store import read_json, write_json
 
@@ -55,9 +55,15 @@ def load_state(folder: Path, which: str = "final") -> dict[str, Any]:
 
 
 def load_model(folder: Path, which: str = "final") -> nn.Module:
-    """The trained module of a run, on the CPU, in eval mode: "final", "centre", or "rank-00003" for that worker's own."""
+    """The trained module of a run, on the CPU, in eval mode: "final", "centre", or "rank-00003" for that worker's own.
+
+    The user's code is imported as it is found; `Run.model` sees to it that it is the code of the run.
+    """
     job = Job.load(folder)
     state = load_state(folder, which)
     module = models.build(job.model, job.model_options, data.load(job.data, job.data_options, job.seed), job.seed)
-    module.load_state_dict(state)
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:  # of code that is installed nobody knows what it looked like
+        raise WorkbenchError(f"the parameters of {folder.name} do not fit the model that {job.model!r} builds now: {error}") from error
     return module.eval()
