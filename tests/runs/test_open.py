@@ -15,6 +15,7 @@ from tests.runs.fakes import event, source_of, start_event, steps_of, validation
 from workbench.errors import RankFailed, RunFolderDamaged, WorkbenchError
 from workbench.job import Job
 from workbench.runs.ending import QUIET_SECONDS, ending_of, is_paused
+from workbench.runs.replay import replay
 from workbench.runs.run import Run
 from workbench.store import RunLog, write_json
 
@@ -60,6 +61,19 @@ def test_no_run_is_refused(tmp_path: Path) -> None:
         Run.open(tmp_path)
     with pytest.raises(ValueError, match="not the folder of a run: there is no such folder"):
         Run.open(tmp_path / "nowhere")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="not the folder of a run: it is a file"):
+        Run.open(tmp_path / "file")
+
+
+def test_where_runs_are_is_said(tmp_path: Path) -> None:
+    for number in range(5):
+        write_run(tmp_path / f"run-{number}", ranks=1, steps=2)
+    for wrong in (tmp_path, str(tmp_path)):
+        with pytest.raises(ValueError, match=r"but runs are in it: \S+/run-4, \S+/run-3, \S+/run-2 and 2 more$"):
+            Run.open(wrong)
+    with pytest.raises(ValueError, match="but runs are in it"):
+        replay(tmp_path)
 
 
 def test_a_damaged_folder_is_named(tmp_path: Path) -> None:

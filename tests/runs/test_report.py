@@ -38,6 +38,13 @@ class Page(HTMLParser):
             self.words.append(data)
 
 
+def test_a_report_into_a_folder_is_a_file_in_it(tmp_path: Path) -> None:
+    run = Run.open(write_run(tmp_path / "run", ranks=1, steps=3))
+    (tmp_path / "pages").mkdir()
+    assert run.report(tmp_path / "pages") == tmp_path / "pages" / "report.html"
+    assert run.report(tmp_path / "other.html").is_file()
+
+
 def test_a_report_is_one_file_with_everything(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", ranks=3)
     write_json(folder / "cluster.json", {"mpi": "Open MPI v5", "packages": {"torch": "2"}})

@@ -64,9 +64,10 @@ def compare(
     runs = open_runs(folders)
     output.print(comparison(runs))
     if report is not None:
+        from workbench.runs.page import page_path
         from workbench.runs.side_by_side import write_side_by_side
 
-        output.print(f"report with plots: {write_side_by_side(runs, report)}", soft_wrap=True)
+        output.print(f"report with plots: {write_side_by_side(runs, page_path(report, 'compared.html'))}", soft_wrap=True)
 
 
 @app.command(epilog="Example: workbench export runs/2026-11-21-101502-synchronous-ring --parquet")
@@ -76,7 +77,7 @@ def export(
     out: Annotated[Path | None, typer.Option(help="where to write; the folder of the run by default")] = None,
 ) -> None:
     """Write the records of a run for other programs."""
-    from workbench.cli.comparing import run_folder
+    from workbench.runs.folders import run_folder
     from workbench.store import export_parquet
 
     if not parquet:

@@ -24,23 +24,11 @@ COLUMNS: Final = {
 """Figure -> heading: what there is room for on a terminal; reports show more."""
 
 
-def run_folder(path: Path) -> Path:
-    """`path` if it is the folder of a run, or a ValueError that says where runs are instead."""
-    if path.is_dir() and not (path / "job.json").is_file():
-        inside = sorted(child.name for child in path.iterdir() if (child / "job.json").is_file())
-        if inside:
-            raise ValueError(f"{path} is not the folder of a run, but runs are in it: {path / inside[-1]}")
-        raise ValueError(f"{path} is not the folder of a run: it has no job.json")
-    if not path.is_dir():
-        raise ValueError(f"{path} is not the folder of a run: {'it is a file' if path.exists() else 'there is no such folder'}")
-    return path
-
-
 def open_runs(folders: Iterable[Path]) -> list[Run]:
     """The runs of some folders."""
     from workbench.runs.run import Run
 
-    return [Run.open(folder) for folder in map(run_folder, folders)]
+    return [Run.open(folder) for folder in folders]
 
 
 def comparison(runs: Sequence[Run], folders: bool = True) -> Table:

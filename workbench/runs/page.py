@@ -51,6 +51,11 @@ def plots_of(steps: Rows, validation: Rows) -> dict[str, Any]:
     return plots
 
 
+def page_path(path: str | Path, name: str) -> Path:
+    """`path`, or the file `name` in it where it is a folder."""
+    return Path(path) / name if Path(path).is_dir() else Path(path)
+
+
 def write_page(path: Path, text: str) -> Path:
     """Write a page, whole or not at all; the path. OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)

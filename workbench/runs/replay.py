@@ -16,6 +16,7 @@ import numpy.typing as npt
 from workbench.errors import WorkbenchError
 from workbench.runs.ending import ending_of, last_change
 from workbench.runs.feed import OnEvent, OnRows
+from workbench.runs.folders import run_folder
 from workbench.store import Rows, StreamReader, read_events, streams
 from workbench.telemetry import PHASES, TABLES
 
@@ -38,8 +39,7 @@ class Replay:
     """A feed whose ranks are a run's folder. Time begins with `start`; pause, resume, stop and abort are obeyed."""
 
     def __init__(self, folder: Path, pace: float = 1.0) -> None:
-        if not (folder / "job.json").is_file():
-            raise ValueError(f"{folder} is not the folder of a run: it has no job.json")
+        run_folder(folder)
         if not pace > 0:
             raise ValueError(f"replay(pace={pace!r}): pace must be a number above 0, got {pace!r}")
         self.folder, self.pace = folder, pace

@@ -16,6 +16,7 @@ from workbench.runs import figures, frame
 from workbench.runs.cache import News
 from workbench.runs.ending import ending_of, is_paused, last_change
 from workbench.runs.feed import Feed, FolderFeed
+from workbench.runs.folders import run_folder
 from workbench.runs.records import Records
 from workbench.store import Rows, read_events, read_json
 
@@ -41,15 +42,12 @@ class Run:
 
     @classmethod
     def open(cls, folder: str | Path) -> Self:
-        """The run of a folder: over, or watched while another process steers it. ValueError if it is none; RunFolderDamaged.
+        """The run of a folder: over, or watched while another process steers it. RunFolderDamaged; ValueError if it is none.
 
         How it ended is told as `workbench.runs.ending` says; a run whose end nobody has seen, and whose processes are
         gone, is `failed`.
         """
-        folder = Path(folder)
-        if not (folder / "job.json").is_file():
-            there = "it has no job.json" if folder.is_dir() else "there is no such folder"
-            raise ValueError(f"{folder} is not the folder of a run: {there}")
+        folder = run_folder(folder)
         if ending_of(folder, read_events(folder), last_change(folder)) is not None:
             return cls(folder)
         feed = FolderFeed(folder)
@@ -133,16 +131,20 @@ class Run:
         return figures.summary(self.status, self.job, cache.events(), steps, validation, cache.lost, str(self.folder))
 
     def report(self, path: str | Path | None = None) -> Path:
-        """Write one HTML file that needs nothing else (plots included), by default report.html in the run's folder; its path."""
+        """Write one HTML file that needs nothing else (plots included); its path. Of a folder, the run's by default, it is report.html."""
+        from workbench.runs.page import page_path
         from workbench.runs.report import write_report
 
-        return write_report(self, Path(path) if path is not None else self.folder / "report.html")
+        return write_report(self, page_path(path if path is not None else self.folder, "report.html"))
 
     def model(self, which: str = "final") -> nn.Module:
-        """The trained model on the CPU: "final", "centre", or "rank-00003" for that worker's own. ValueError if it was not kept."""
-        from workbench.training.checkpoint import load_model
+        """The trained model on the CPU: "final", "centre", or "rank-00003" for that worker's own. ValueError if it was not kept.
 
-        return load_model(self.folder, which)
+        Your own code is found where the run was started; WorkbenchError when it has changed since.
+        """
+        from workbench.runs.trained import trained_model
+
+        return trained_model(self.folder, which)
 
     # for views
 
