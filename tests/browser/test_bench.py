@@ -114,7 +114,7 @@ def test_a_lesson_with_the_bench(notebook: Any, seen: Any) -> None:
 
     button(page, "Stop").click()
     until_pressable(notebook, "Train")
-    assert "stopped after" in status.inner_text()
+    notebook.until(lambda: "stopped after" in status.inner_text(), "it says how it ended", 10)
     notebook.screenshot("bench-stopped.png")
     button(page, "Shut down").click()
     until_pressable(notebook, "Start")
