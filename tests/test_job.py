@@ -31,6 +31,15 @@ def test_json_both_ways(job: Job, tmp_path: Path) -> None:
     assert Job.load(tmp_path) == job
 
 
+def test_a_saved_job_is_the_same_job(tmp_path: Path) -> None:
+    job = Job(steps=7, strategy="gossip")
+    file = job.save(tmp_path / "jobs" / "mine.json")
+    assert file == tmp_path / "jobs" / "mine.json"
+    assert Job.load(file) == job
+    with pytest.raises(ValueError, match=r"is a folder; name the file in it: \S+/job\.json"):
+        job.save(tmp_path)
+
+
 @pytest.mark.parametrize(("field", "table"), [("model", MODELS), ("data", DATA), ("strategy", STRATEGIES)])
 def test_a_string_stands_for_the_tables_default(field: str, table: dict[str, type]) -> None:
     for name in table:
@@ -83,7 +92,14 @@ def in_a_cell() -> type:
         (lambda: Job(model=in_a_cell()), r"(?s)defined in a notebook cell.*%%writefile net.py.*model=\"net:Net\""),
         (lambda: Job(model="__main__:Net"), "%%writefile"),
         (lambda: Job(loss=lambda model, batch: None), "must stand at the top level of a module"),
-        (lambda: Job(loss="cross entropy"), 'must read "package.module:callable"'),
+        (lambda: Job(loss="cross entropy"), "unknown loss 'cross entropy'; did you mean 'cross-entropy'"),
+        (lambda: Job(loss="mse"), r"unknown loss 'mse' \(known: cross-entropy\), or \"package.module:callable\""),
+        (lambda: Job(loss="mine:"), 'loss must read "package.module:callable"'),
+        (lambda: Job(lr=0.1), "Job has no option 'lr'; did you mean 'learning_rate'"),
+        (lambda: Job(bacth_size=8), "Job has no option 'bacth_size'; did you mean 'batch_size'"),
+        (lambda: Job(strategy=None), r"Job\(strategy=None\): strategy must be one of 'synchronous', 'gossip' or a value"),
+        (lambda: Job(strategy={"every": 2}), "\"kind\" is missing, which says which strategy it is: one of 'synchronous'"),
+        (lambda: Job(strategy=Synchronous), r"strategy must be a value, got the class; did you mean Synchronous\(\)"),
         (lambda: Job(model=3), "model must be a string, got 3"),
         (lambda: Job.from_json({"modle": "mlp"}), "Job has no field 'modle'; did you mean 'model'"),
         (lambda: Job.from_json([]), "described by a JSON object, got list"),

@@ -1,19 +1,24 @@
 from __future__ import annotations
 
+import copy
+import inspect
 import json
+import pickle
+import re
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
 
+from workbench import options
 from workbench.collectives import COLLECTIVES
 from workbench.comm.network import Device, Network
 from workbench.data import DATA
 from workbench.job import Job
 from workbench.models import MODELS
 from workbench.options import Options, entry, name_in, option, options_of, unknown_name
-from workbench.strategies import STRATEGIES
+from workbench.strategies import STRATEGIES, Gossip
 from workbench.wires import WIRES
 
 TABLES: dict[str, Any] = {"collective": COLLECTIVES, "wire": WIRES, "strategy": STRATEGIES, "model": MODELS, "data": DATA}
@@ -103,8 +108,11 @@ def test_names_stand_for_entries(what: str, table: Any) -> None:
     [
         ({"shape": "circel"}, "unknown shape 'circel'; did you mean 'circle'"),
         ({"shape": {"kind": "circle", "radius": 0}}, r"Circle\(radius=0\): radius must be a number in \(0, 10\], got 0"),
-        ({"shape": {"radius": 1}}, "unknown shape 'None'"),
-        ({"shape": None}, "shape must be"),
+        ({"shape": {"radius": 1}}, r"shape={'radius': 1}: \"kind\" is missing.*one of 'circle', 'square'"),
+        ({"shape": None}, r"Drawing\(shape=None\): shape must be one of 'circle', 'square' or a value of one of their classes, got None"),
+        ({"shape": Circle}, r"shape=Circle: shape must be a value, got the class; did you mean Circle\(\)\?"),
+        ({"shape": dict}, "shape must be one of 'circle', 'square' or a value"),
+        ({"cuont": 1}, r"Drawing has no option 'cuont'; did you mean 'count'\? \(known: shape, count, "),
         ({"count": 4}, r"Drawing\(count=4\): count must be a whole number in \[1, 3\] or None, got 4"),
         ({"count": True}, "whole number"),
         ({"count": "2"}, "whole number"),
@@ -119,6 +127,20 @@ def test_names_stand_for_entries(what: str, table: Any) -> None:
 def test_wrong_choices_say_field_given_and_allowed(given: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Drawing(**given)
+
+
+def test_the_example_of_the_docstring_says_the_truth() -> None:
+    examples = re.findall(r"^    (\w+\(.*\)) +# ValueError: (.*)$", options.__doc__ or "", flags=re.M)
+    assert len(examples) == 2
+    for call, words in examples:
+        with pytest.raises(ValueError, match=f"^{re.escape(words.partition('(known')[0])}"):
+            eval(call, {"Gossip": Gossip})
+
+
+def test_values_are_copied_and_pickled_like_others() -> None:
+    drawing = Drawing(count=2)
+    assert copy.deepcopy(drawing) == pickle.loads(pickle.dumps(drawing)) == drawing
+    assert str(inspect.signature(Square)) == "(side: 'int' = 1) -> None"
 
 
 def test_what_is_given_becomes_the_plain_type() -> None:
@@ -160,4 +182,5 @@ def test_a_value_of_no_table_is_named() -> None:
 
 def test_unknown_name_lists_what_is_known() -> None:
     assert unknown_name("wire", "floot32", ["float32", "int8"]) == "unknown wire 'floot32'; did you mean 'float32'? (known: float32, int8)"
+    assert "did you mean 'learning_rate'?" in unknown_name("option", "lr", ["seed", "learning_rate"])
     assert unknown_name("wire", "zzz", ["int8"], of="Ring") == "Ring has no wire 'zzz' (known: int8)"

@@ -11,7 +11,7 @@ from typing import Any, Final, Self, cast, final
 from workbench import data as datasets
 from workbench import models
 from workbench.callables import check_path, modules_under, path_of
-from workbench.options import Options, option
+from workbench.options import Options, option, unknown_name
 from workbench.strategies import STRATEGIES, Synchronous
 from workbench.strategies.base import Strategy
 
@@ -54,8 +54,10 @@ class Job(Options):
             object.__setattr__(self, "epochs", 1)
         models.check(self.model, self.model_options)
         datasets.check(self.data, self.data_options)
-        if self.loss != "cross-entropy":
+        if ":" in self.loss:
             check_path("loss", self.loss)
+        elif self.loss != "cross-entropy":
+            raise ValueError(unknown_name("loss", self.loss, ["cross-entropy"]) + ', or "package.module:callable"')
         for name in ("model_options", "data_options"):
             object.__setattr__(self, name, _plain(name, getattr(self, name)))
 
@@ -71,6 +73,17 @@ class Job(Options):
             raise ValueError(f"{file} is not a JSON file: {error}") from error
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from error
+
+    def save(self, path: str | Path) -> Path:
+        """Write the job as a JSON file, whole or not at all, for `workbench train` or `load`; its path. ValueError for a folder; OSError."""
+        from workbench.store.folder import write_json
+
+        file = Path(path)
+        if file.is_dir():
+            raise ValueError(f"{file} is a folder; name the file in it: {file / 'job.json'}")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, self.to_json())
+        return file
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:

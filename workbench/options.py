@@ -9,7 +9,8 @@ the checks all read those fields; there is no second list of them anywhere.
     class Gossip(Options):
         every: int = option(1, minimum=1, unit="steps", help="local steps between two pulls")
 
-    Gossip(every=0)       # ValueError: Gossip(every=0): every must be at least 1, got 0
+    Gossip(every=0)       # ValueError: Gossip(every=0): every must be a whole number of at least 1, got 0
+    Gossip(evry=2)        # ValueError: Gossip has no option 'evry'; did you mean 'every'? (known: every)
 """
 
 from __future__ import annotations
@@ -99,6 +100,14 @@ class Options:
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
+    def __new__(cls, *given: Any, **named: Any) -> typing.Self:
+        """Before the fields are set: an unknown keyword is a ValueError that names the nearest known ones."""
+        names = [field.name for field in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
+        for name in named:
+            if name not in names:
+                raise ValueError(unknown_name("option", name, names, of=cls.__name__))
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
         for described in options_of(type(self)):
             given = getattr(self, described.name)
@@ -161,10 +170,14 @@ def entry(table: Table, what: str, given: Any) -> Any:
             raise ValueError(unknown_name(what, given, table))
         return table[given]()
     if isinstance(given, Mapping):
-        kind = str(given.get("kind"))
+        if "kind" not in given:
+            raise ValueError(f'{what}={dict(given)!r}: "kind" is missing, which says which {what} it is: one of {_listed(table)}')
+        kind = str(given["kind"])
         if kind not in table:
             raise ValueError(unknown_name(what, kind, table))
         return table[kind].from_json({name: value for name, value in given.items() if name != "kind"})
+    if isinstance(given, type) and given in table.values():
+        raise ValueError(f"{what}={given.__name__}: {what} must be a value, got the class; did you mean {given.__name__}()?")
     if not isinstance(given, tuple(cls for cls in table.values() if isinstance(cls, type))):
         raise ValueError(f"{what} must be one of {_listed(table)} or a value of one of their classes, got {given!r}")
     return given
@@ -182,6 +195,7 @@ def unknown_name(what: str, given: Any, known: Iterable[str], of: str = "") -> s
     """The words for a name that nobody knows, with the nearest known ones."""
     names = list(known)
     near = difflib.get_close_matches(str(given), names, n=2, cutoff=0.5)
+    near = near or [name for name in names if str(given) == "".join(word[:1] for word in name.split("_"))]  # lr: learning_rate
     guess = f"; did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
     where = f"{of} has no {what} {given!r}" if of else f"unknown {what} {given!r}"
     return f"{where}{guess} (known: {', '.join(names)})"
@@ -191,45 +205,51 @@ def _checked(owner: str, described: Option, given: Any) -> Any:
     """`given` as the field's value, or a ValueError with the field, what was given and what is allowed."""
     name = described.name
 
-    def refuse(allowed: str) -> ValueError:
-        return ValueError(f"{owner}({name}={given!r}): {name} must be {allowed}, got {given!r}")
+    def refuse(words: str) -> ValueError:
+        return ValueError(f"{owner}({name}={given!r}): {name} must be {words}, got {given!r}")
 
     if given is None:
         if described.optional:
             return None
-        raise refuse(_allowed(described))
+        raise refuse(allowed(described))
     if described.table is not None:
         return entry(described.table, name, given)
     if described.choices is not None:
         if given not in described.choices:
-            raise refuse(f"one of {', '.join(map(repr, described.choices))}")
+            raise refuse(allowed(described))
         return given
     kind = described.kind
     if kind in (int, float):
         # numbers.Integral of NumPy and plain ints alike; a bool is not a number here, it is a typing mistake
         if isinstance(given, bool) or not hasattr(given, "__float__") or isinstance(given, str):
-            raise refuse(_allowed(described))
+            raise refuse(allowed(described))
         value = float(given)
         if not math.isfinite(value) or (kind is int and not value.is_integer()):
-            raise refuse(_allowed(described))
+            raise refuse(allowed(described))
         if described.above is not None and not value > described.above:
-            raise refuse(_allowed(described))
+            raise refuse(allowed(described))
         if described.minimum is not None and value < described.minimum:
-            raise refuse(_allowed(described))
+            raise refuse(allowed(described))
         if described.maximum is not None and value > described.maximum:
-            raise refuse(_allowed(described))
+            raise refuse(allowed(described))
         plain = int(given) if kind is int else value
         return given if type(given) is kind else plain
     if kind in (bool, str, dict) and not isinstance(given, kind):
-        raise refuse(_allowed(described))
+        raise refuse(allowed(described))
     if kind is tuple and isinstance(given, list):
         return tuple(given)
     return given
 
 
-def _allowed(described: Option) -> str:
+def allowed(described: Option) -> str:
     """The words for what a field allows: "a number in (0, 1]", "a whole number of at least 1", ..."""
     kind = described.kind
+    if described.table is not None:
+        return f"one of {_listed(described.table)} or a value of one of their classes"
+    if described.choices is not None:
+        return f"one of {_listed(map(str, described.choices))}"
+    if kind is tuple:
+        return "a list"
     if kind is bool:
         return "True or False"
     if kind is str:
