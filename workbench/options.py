@@ -259,18 +259,22 @@ def allowed(described: Option) -> str:
     number = "a whole number" if kind is int else "a number"
     low, high, above = described.minimum, described.maximum, described.above
     if above is not None and high is not None:
-        words = f"{number} in ({above:g}, {high:g}]"
+        words = f"{number} in ({_short(above)}, {_short(high)}]"
     elif low is not None and high is not None:
-        words = f"{number} in [{low:g}, {high:g}]"
+        words = f"{number} in [{_short(low)}, {_short(high)}]"
     elif above is not None:
-        words = f"{number} above {above:g}"
+        words = f"{number} above {_short(above)}"
     elif low is not None:
-        words = f"{number} of at least {low:g}"
+        words = f"{number} of at least {_short(low)}"
     elif high is not None:
-        words = f"{number} of at most {high:g}"
+        words = f"{number} of at most {_short(high)}"
     else:
         words = number
     return words + (" or None" if described.optional else "")
+
+
+def _short(bound: float) -> str:
+    return f"{bound:g}" if float(f"{bound:g}") == bound else str(bound)
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +11,13 @@ import pytest
 
 from workbench.channel.launch import MpiProfile
 from workbench.cli import doctor
+from workbench.cli.listing import GROUPS
 from workbench.errors import ClusterNotStarted
 from workbench.job import Job
+from workbench.options import options_of
+from workbench.wires import WIRES
 
-COMMANDS = ("demo", "train", "compare", "export", "bench", "lab", "doctor", "stop", "list")
+COMMANDS = ("demo", "train", "compare", "export", "options", "bench", "lab", "doctor", "stop", "list")
 
 
 def workbench(*words: str | Path, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -48,6 +52,9 @@ def test_bad_input_is_a_message_and_exit_code_2(tmp_path: Path) -> None:
         (("train", good), "--ranks"),
         (("train", large, "--ranks", "4"), "batch_size may be 1 to 359"),
         (("train", good, "--ranks", "2", "--virtual", "--network", "2G"), "unknown network '2G'"),
+        (("train", good, "--ranks", "2", "--network", "10G"), "--network 10G is for simulated ranks: give --virtual too"),
+        (("train", good, "--ranks", "2", "--virtual", "--devices", "cpu"), "--devices cpu is for real ranks, --virtual simulates them"),
+        (("options", "rng"), "unknown name 'rng'; did you mean 'ring'"),
         (("compare", tmp_path / "none"), "there is no such folder"),
         (("compare", tmp_path), "is not the folder of a run: it has no job.json"),
         (("export", tmp_path), "workbench export DIR --parquet"),
@@ -71,6 +78,29 @@ def test_what_the_file_system_refuses_is_a_message_and_exit_code_1(tmp_path: Pat
     assert done.returncode == 1
     assert "failed:" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_help_of_train_shows_a_job_file_that_is_one(tmp_path: Path) -> None:
+    (shown,) = re.findall(r"\{.*?\}", " ".join(workbench("train", "--help").stdout.split()))
+    (tmp_path / "job.json").write_text(shown)
+    assert Job.load(tmp_path / "job.json") == Job(epochs=5, strategy="gossip")
+
+
+def test_options_are_those_of_the_tables() -> None:
+    shown = workbench("options")
+    assert shown.returncode == 0, shown.stderr
+    words = " ".join(shown.stdout.split())
+    for group, members in GROUPS.items():
+        assert group in words
+        for name, cls in members.items():
+            assert re.search(rf"^{name}  \w", shown.stdout, flags=re.M), name
+            assert all(described.name in words for described in options_of(cls))
+    for said in ("a whole number of at least 1, steps", "one of native, ring, halving-doubling", "a number in [0, 1]", "[64]"):
+        assert said in words, said
+    one = workbench("options", "gossip").stdout
+    assert "local steps between two pulls" in one
+    assert "collective" not in one
+    assert re.findall(r"^(\S+)  ", workbench("options", "wires").stdout, flags=re.M) == list(WIRES)
 
 
 def test_list_without_a_cluster(tmp_path: Path) -> None:

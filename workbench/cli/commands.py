@@ -34,21 +34,28 @@ def demo(
     demonstrate(ranks, out)
 
 
-@app.command(epilog="Example: workbench train job.json --ranks 4 --out runs")
+JOB_FILE = 'job.json may be as short as  {"model": "mlp", "data": "digits", "epochs": 5, "strategy": "gossip"}'
+
+
+@app.command(epilog=f"Example: workbench train job.json --ranks 4 --out runs\n\n{JOB_FILE}\n\nWhat it may hold: workbench options job")
 def train(
-    job: Annotated[Path, typer.Argument(help="JSON file of the job: what Job.to_json() gives, or the folder of a run")],
+    job: Annotated[Path, typer.Argument(help="JSON file of the job, as Job.save(path) writes it, or the folder of a run")],
     ranks: Ranks,
     out: Out = Path("runs"),
     virtual: Annotated[bool, typer.Option("--virtual", help="on simulated ranks, with a simulated network and clock")] = False,
-    network: Annotated[str, typer.Option(help="of simulated ranks: 100M, 1G or 10G")] = "1G",
-    devices: Annotated[str, typer.Option(help="of real ranks: auto (GPUs where there are any) or cpu")] = "auto",
+    network: Annotated[str | None, typer.Option(help="of simulated ranks: 100M, 1G or 10G; 1G by default")] = None,
+    devices: Annotated[str | None, typer.Option(help="of real ranks: auto (GPUs where there are any) or cpu; auto by default")] = None,
 ) -> None:
     """Train a job on a cluster of its own.
 
     Ctrl-C stops it cleanly and keeps what was recorded; a second one ends it at once."""
     from workbench.cli.training import train as train_job
 
-    train_job(job, ranks, out, network if virtual else None, devices)
+    if virtual and devices is not None:
+        raise ValueError(f"--devices {devices} is for real ranks, --virtual simulates them: give one of the two")
+    if network is not None and not virtual:
+        raise ValueError(f"--network {network} is for simulated ranks: give --virtual too, or leave --network out")
+    train_job(job, ranks, out, (network or "1G") if virtual else None, devices or "auto")
 
 
 @app.command(epilog="Example: workbench compare runs/*")
@@ -84,6 +91,20 @@ def export(
         raise ValueError("say the form: workbench export DIR --parquet")
     for path in export_parquet(run_folder(folder), out):
         output.print(path, soft_wrap=True)
+
+
+@app.command(epilog="Example: workbench options synchronous")
+def options(
+    name: Annotated[
+        str | None, typer.Argument(help="job, one name (ring, gossip, resnet20 ...) or one group (collectives ...); all without it")
+    ] = None,
+) -> None:
+    """Show what can be chosen.
+
+    Strategies, collectives, wires, models and data with their options: default, what is allowed, what it is."""
+    from workbench.cli.listing import show
+
+    show(name)
 
 
 @app.command(epilog="Example: workbench bench step")
