@@ -81,7 +81,7 @@ def test_what_the_file_system_refuses_is_a_message_and_exit_code_1(tmp_path: Pat
 
 
 def test_help_of_train_shows_a_job_file_that_is_one(tmp_path: Path) -> None:
-    (shown,) = re.findall(r"\{.*?\}", " ".join(workbench("train", "--help").stdout.split()))
+    (shown,) = re.findall(r"\{\".*?\}", " ".join(workbench("train", "--help").stdout.split()))
     (tmp_path / "job.json").write_text(shown)
     assert Job.load(tmp_path / "job.json") == Job(epochs=5, strategy="gossip")
 
@@ -95,7 +95,13 @@ def test_options_are_those_of_the_tables() -> None:
         for name, cls in members.items():
             assert re.search(rf"^{name}  \w", shown.stdout, flags=re.M), name
             assert all(described.name in words for described in options_of(cls))
-    for said in ("a whole number of at least 1, steps", "one of native, ring, halving-doubling", "a number in [0, 1]", "[64]"):
+    for said in (
+        "a whole number of at least 1 (steps)",
+        "a whole number in [0, 4294967295]",
+        "one of native, ring, halving-doubling",
+        "a number in [0, 1]",
+        "[64]",
+    ):
         assert said in words, said
     one = workbench("options", "gossip").stdout
     assert "local steps between two pulls" in one

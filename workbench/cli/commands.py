@@ -95,9 +95,7 @@ def export(
 
 @app.command(epilog="Example: workbench options synchronous")
 def options(
-    name: Annotated[
-        str | None, typer.Argument(help="job, one name (ring, gossip, resnet20 ...) or one group (collectives ...); all without it")
-    ] = None,
+    name: Annotated[str | None, typer.Argument(help="job, a name (ring, gossip, resnet20 ...) or a group (collectives ...); all without it")] = None,
 ) -> None:
     """Show what can be chosen.
 

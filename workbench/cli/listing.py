@@ -27,6 +27,7 @@ GROUPS: Final[Mapping[str, Mapping[str, type[Options]]]] = {
     "simulation": {"network": Network, "device": Device},
 }
 """Heading -> name -> what stands under that name."""
+HEAD: Final = ("option", "default", "allowed", "what it is")
 
 
 def show(name: str | None) -> None:
@@ -49,9 +50,7 @@ def _show_all(members: Mapping[str, type[Options]]) -> None:
         output.print(f"[bold]{name}[/]  {escape((cls.__doc__ or '').partition(chr(10))[0])}", soft_wrap=True)
         described = options_of(cls)
         if described:
-            output.print(
-                table(("option", "default", "allowed", "what it is"), map(_row, described), words=("option", "default", "allowed", "what it is"))
-            )
+            output.print(table(HEAD, map(_row, described), words=HEAD))
         output.print()
 
 
@@ -61,7 +60,7 @@ def _row(described: Option) -> tuple[str, ...]:
         may_be = f"one of {', '.join(described.table)}"
     else:
         default, may_be = _plain(described.default), allowed(described)
-    unit = f", {described.unit}" if described.unit else ""
+    unit = f" ({described.unit})" if described.unit else ""
     return described.name, escape(default), escape(f"{may_be}{unit}"), escape(described.help)
 
 
