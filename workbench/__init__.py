@@ -2,7 +2,8 @@
 
     from workbench import Cluster, Job
 
-    run = Cluster(ranks=4).start().train(Job(model="mlp", data="digits", epochs=3))
+    with Cluster(ranks=4) as cluster:
+        print(cluster.train(Job(model="mlp", data="digits", epochs=3)).wait().summary())
 
 Importing this package imports neither torch, MPI nor Jupyter; each name loads its module when it is first used.
 """
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from workbench.comm.network import Device as Device
     from workbench.comm.network import Network as Network
     from workbench.job import Job as Job
+    from workbench.runs.compare import compare as compare
     from workbench.runs.run import Run as Run
 
 _FACE = {
@@ -27,10 +29,11 @@ _FACE = {
     "Device": "workbench.comm.network",
     "Job": "workbench.job",
     "Run": "workbench.runs.run",
+    "compare": "workbench.runs.compare",
 }
 
 __version__ = "0.1.0"
-__all__ = ["Cluster", "Device", "Job", "Network", "Run", "VirtualCluster"]
+__all__ = ["Cluster", "Device", "Job", "Network", "Run", "VirtualCluster", "compare"]
 
 
 def __getattr__(name: str) -> Any:
