@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import re
+import sys
+import textwrap
 import tomllib
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
+import numpy as np
 import pytest
 
+import workbench
+from tests.strategies.world import NETWORK, RATE, gradient_of, play, start_of
 from tests.test_rooms import ORDER, ROOT
+from workbench.benchmarks import BENCHMARKS
+from workbench.cli.commands import app
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 
@@ -31,9 +41,51 @@ def test_the_python_of_the_readme_imports_and_calls_what_there_is() -> None:
         else:
             for call in (n for n in ast.walk(node) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)):
                 assert isinstance(call.func, ast.Name)
-                assert call.func.id in names
+                assert call.func.id in names or hasattr(builtins, call.func.id)
                 if call.func.id in ("Job", "Ring", "Gossip", "Synchronous"):
                     eval(compile(ast.Expression(call), "README.md", "eval"), dict(names))
+
+
+def test_the_python_of_the_readme_shows_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Word for word, but for the length of the runs and real ranks."""
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.S)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(vars(workbench), "Cluster", workbench.VirtualCluster)
+    assert "epochs=10" in code
+    names: dict[str, Any] = {}
+    exec(compile(code.replace("epochs=10", "epochs=2"), "README.md", "exec"), names)
+    shown = capsys.readouterr().out
+    for words in ("samples per second", "accuracy", "loss", "synchronous", "gossip", "exchange_share"):
+        assert words in shown
+    assert {name: names["run"].events()["kind"].tolist().count(name) for name in ("change", "end")} == {"change": 4, "end": 4}
+    assert names["cluster"].status().state != "up"
+
+
+def test_the_strategy_of_the_guide_works_as_it_stands_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    (text,) = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), flags=re.S)
+    module = ModuleType("elastic")
+    monkeypatch.setitem(sys.modules, "elastic", module)  # where a dataclass looks up the names of its types
+    exec(compile(textwrap.dedent("    " + text.lstrip()), "elastic.py", "exec"), vars(module))
+    Elastic = module.Elastic
+    with pytest.raises(ValueError, match=r"Elastic\(pull=1.5\): pull must be a number in \(0, 1\], got 1.5"):
+        Elastic(pull=1.5)
+    assert Elastic().seconds(4000, 4, NETWORK) > 0
+    trajectories, _ = play(Elastic(pull=0.25), 4, 5)
+    x = np.stack([start_of(rank) for rank in range(4)]).astype(np.float64)
+    for step in range(5):
+        x -= RATE * np.stack([gradient_of(rank, step) for rank in range(4)])
+        x += 0.25 * (x.mean(axis=0) - x)
+        np.testing.assert_allclose(np.stack([t[step + 1] for t in trajectories]), x, rtol=1e-4, atol=1e-6)
+
+
+def test_make_names_the_benchmarks_that_there_are() -> None:
+    (named,) = re.findall(r"for one benchmark \((.*?)\)", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    assert sorted(named.split()) == sorted(BENCHMARKS)
+
+
+def test_the_changelog_names_the_commands_that_there_are() -> None:
+    (named,) = re.findall(r"\* `workbench`: `(.*?)`", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"))
+    assert sorted(named.split()) == sorted(command.name or command.callback.__name__ for command in app.registered_commands if command.callback)
 
 
 def test_the_readme_fits_on_one_screen() -> None:
