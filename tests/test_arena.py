@@ -94,3 +94,21 @@ def test_sgd_is_that_of_torch(momentum: float, decay: float) -> None:
         ours.step(arena, 0.1)
     for mine, other in zip(module.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-7)
+
+
+def test_tensors_that_user_code_moved_come_back() -> None:
+    module = model()
+    arena = Arena(module)
+    module[0].weight.data = module[0].weight.data.clamp(-0.1, 0.1)
+    module[1].running_mean = module[1].running_mean * 0 + 0.75
+    backward(module)
+    assert arena.heal()
+    assert not arena.heal()
+    arena.parameters.fill_(0.5)
+    assert bool((module[0].weight == 0.5).all())
+    assert bool((module[1].running_mean != 0).all())
+    arena.buffers.fill_(2.0)
+    assert bool((module[1].running_mean == 2).all())
+    module[0].weight = nn.Parameter(torch.zeros(4, 5))
+    with pytest.raises(ValueError, match=r"0\.weight was replaced by another tensor while training; change it in place"):
+        arena.heal()

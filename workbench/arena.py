@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,18 @@ class Segment:
     start: int
     stop: int
     shape: torch.Size
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """Where a layer keeps a tensor, and where in the arena it must lie."""
+
+    name: str
+    table: dict[str, Any]
+    key: str
+    tensor: Tensor
+    view: Tensor
+    address: int
 
 
 class Arena:
@@ -43,6 +56,7 @@ class Arena:
 
         dtype, device = trainable[0][1].dtype, trainable[0][1].device
         self.segments: dict[str, Segment] = {}
+        self._slots: list[_Slot] = []
         lengths = [sum(t.numel() for _, t in part) for part in (trainable, frozen, buffers)]
         self.state: Tensor = torch.empty(sum(lengths), dtype=dtype, device=device)
         self.parameters = self.state[: lengths[0]]
@@ -55,6 +69,9 @@ class Arena:
             view = self.state[start:stop].view(tensor.shape)
             view.copy_(tensor.detach())
             tensor.data = view
+            path, _, key = name.rpartition(".")
+            owner = module.get_submodule(path)
+            self._slots.append(_Slot(name, owner._parameters if key in owner._parameters else owner._buffers, key, tensor, view, view.data_ptr()))
             start = stop
         self._trainable = [p for _, p in trainable]
         self._views = [self.gradients[s.start : s.stop].view(s.shape) for s in (self.segments[name] for name, _ in trainable)]
@@ -69,12 +86,25 @@ class Arena:
         self.gradients.zero_()
 
     def heal(self) -> bool:
-        """After backward: put gradients that user code has moved elsewhere back into `gradients`; whether there were any.
+        """After backward: bring back what user code has moved out of the arena; whether there was anything.
 
-        `zero_grad(set_to_none=True)` and `p.grad = ...` detach a gradient from the arena; an exchange would then train on
-        stale numbers.
+        `zero_grad(set_to_none=True)`, `p.grad = ...`, `p.data = ...` and `self.buffer = ...` leave a layer with a tensor of
+        its own; an exchange would then train on stale numbers. A parameter that was replaced by another one cannot be
+        brought back: ValueError.
         """
         moved = False
+        for slot in self._slots:
+            tensor = slot.table[slot.key]
+            if tensor is slot.tensor and tensor.data_ptr() == slot.address:
+                continue
+            moved = True
+            if tensor is None or tensor.shape != slot.view.shape or (tensor is not slot.tensor and isinstance(slot.tensor, nn.Parameter)):
+                raise ValueError(
+                    f"{slot.name} was replaced by another tensor while training; change it in place: with torch.no_grad(): {slot.name}.copy_(...)"
+                )
+            slot.view.copy_(tensor.detach())
+            slot.tensor.data = slot.view
+            slot.table[slot.key] = slot.tensor
         for p, view in zip(self._trainable, self._views, strict=True):
             grad = p.grad
             if grad is not view:

@@ -6,12 +6,16 @@ not import torch, so that a job can be checked without it.
 
 from __future__ import annotations
 
+import random
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
 from typing import TYPE_CHECKING, Any, Final, Protocol, final
+
+import numpy as np
 
 from workbench.callables import call, check_path, load_path
 from workbench.options import Options, option, unknown_name
@@ -124,7 +128,7 @@ def build(model: str, options: Mapping[str, Any], facts: Facts, seed: int) -> nn
     import torch
 
     check(model, options)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _seeded(seed):
         torch.manual_seed(seed)
         if model in MODELS:
             if facts.input_shape is None or facts.classes is None:
@@ -138,6 +142,19 @@ def build(model: str, options: Mapping[str, Any], facts: Facts, seed: int) -> nn
     if not any(p.requires_grad and p.numel() for p in module.parameters()):
         raise ValueError(f"model {model!r} has no parameters to train: {type(module).__name__} is a model without parameters")
     return module
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """NumPy's and Python's global random numbers from `seed` inside, as they were afterwards: a user's model may draw from them."""
+    kept = np.random.get_state(), random.getstate()
+    np.random.seed(seed)
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        np.random.set_state(kept[0])
+        random.setstate(kept[1])
 
 
 def image_shape(what: str, shape: tuple[int, ...], at_least: int) -> tuple[int, int, int]:

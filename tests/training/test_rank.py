@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from workbench.job import CHANGEABLE, Job
 from workbench.store import Rows, read_events, read_table, write_json
 from workbench.strategies import Gossip, Synchronous
 from workbench.telemetry import PHASES
-from workbench.training.checkpoint import load_model, load_state
+from workbench.training.checkpoint import load_model, load_state, save_model
 from workbench.training.control import Inbox
 from workbench.training.journal import Flusher, Journal
 from workbench.training.rank import Place, run_rank
@@ -142,6 +143,59 @@ def test_an_error_names_the_user_s_line(tmp_path: Path) -> None:
     error = next(event for event in read_events(tmp_path) if event["kind"] == "error")
     assert error["where"].startswith("test_rank.py:")
     assert error["where"].endswith("in forward")
+
+
+def by_rank(size: int) -> int:
+    """Another number on each virtual rank: their threads differ."""
+    return size + threading.get_ident() % 1000
+
+
+class OtherSizes(torch.nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(torch.nn.Flatten(), torch.nn.Linear(64, by_rank(20)), torch.nn.LazyLinear(10))
+        self(torch.zeros(1, 64))
+
+
+class OtherStart(torch.nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+        with torch.no_grad():
+            self[1].bias.fill_(by_rank(0) / 1e4)
+
+
+def counting(model: torch.nn.Module, batch: tuple) -> tuple:
+    return torch.nn.functional.cross_entropy(model(batch[0]), batch[1]), {"accuracy": 17.0}
+
+
+def bare(model: torch.nn.Module, batch: tuple) -> torch.Tensor:
+    return torch.nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+
+def test_ranks_that_would_not_train_the_same_are_told_so(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"the number of trainable parameters is \d+ on one rank and \d+ on another"):
+        run(tmp_path, Job(steps=2, model=f"{__name__}:OtherSizes"), 3)
+
+
+def test_workers_begin_with_the_parameters_of_worker_0(tmp_path: Path) -> None:
+    run(tmp_path, Job(steps=1, learning_rate=0.0, model=f"{__name__}:OtherStart"), 3)
+    warnings = [event for event in read_events(tmp_path) if event["kind"] == "warning"]
+    assert warnings
+    assert 0 not in {event["rank"] for event in warnings}
+    sketches = read_table(tmp_path, "steps")["sketch"]
+    assert np.array_equal(sketches[0], sketches[1])
+
+
+@pytest.mark.parametrize(("loss", "words"), [("counting", "accuracy as a fraction from 0 to 1, got 17"), ("bare", r"must return \(loss, metrics\)")])
+def test_a_loss_is_held_to_its_contract(tmp_path: Path, loss: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        run(tmp_path, Job(steps=2, loss=f"{__name__}:{loss}"), 1)
+
+
+def test_a_folder_that_was_deleted_is_not_half_brought_back(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    with pytest.raises(FileNotFoundError):
+        save_model(gone, "final", torch.nn.Linear(1, 1), 0)
+    assert not gone.exists()
 
 
 class Wrong(torch.nn.Module):

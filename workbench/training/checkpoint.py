@@ -24,17 +24,20 @@ def save_model(folder: Path, which: str, module: nn.Module, step: int) -> Path:
     checkpoint before.
     """
     directory = folder / "checkpoints"
-    directory.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(exist_ok=True)  # not its parents: a run whose folder was deleted must not bring half of it back
     memory = io.BytesIO()
     torch.save({name: tensor.detach().cpu().clone() for name, tensor in module.state_dict().items()}, memory)
     content = memory.getvalue()
     path = directory / f"{which}-{step:08d}.pt"
     temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)  # of a full disk it would take the last bytes
     write_json(directory / f"{which}.json", {"file": path.name, "sha256": hashlib.sha256(content).hexdigest(), "step": step})
     return path
 

@@ -16,6 +16,7 @@ import torch
 from workbench import data, models
 from workbench.arena import Arena
 from workbench.comm.base import Communicator
+from workbench.comm.staging import Staged
 from workbench.errors import Aborted, PeerLost
 from workbench.job import Job
 from workbench.recipes.sgd import SGD
@@ -31,6 +32,8 @@ from workbench.training.recorder import Recorder, Sketch
 
 NOT_THE_USERS: Final = (Path(__file__).parents[1], *(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")))
 """Folders whose code a user has not written: this package, Python and what is installed into it."""
+
+OTHER_START: Final = "the model began with other parameters than on worker 0 and was given those; does it draw random numbers of its own?"
 
 OWN_MODELS: Final = 64
 """Of a strategy whose workers differ, so many write their own model beside the answer."""
@@ -135,6 +138,7 @@ class RankRun:
         self.answers = comm.channel(0, counted=False)
         self.answer = Answer(self.answers, arena)
         self.exchange = strategy.exchange(comm.channel(1), self.worker)
+        self._agree()
         start, clock_error = start_of_run(self.answers)
         self.recorder = Recorder(self.journal, comm.rank, comm, start, Sketch(arena.parameters, job.seed))
         steering = comm.channel(2, counted=False)
@@ -153,6 +157,34 @@ class RankRun:
             clock_error_seconds=clock_error,
         )
         self.batches = Batches(self.split.train, shards, place.device)
+
+    def _agree(self) -> None:
+        """Collective. All workers must train the same thing: compare its sizes, then take the parameters of worker 0."""
+        sizes = {
+            "steps": self.steps,
+            "training samples": len(self.split.train),
+            "validation samples": len(self.split.validation),
+            "trainable parameters": self.arena.parameters.numel(),
+            "parameters and buffers": self.arena.state.numel(),
+            "bytes of a parameter": self.arena.state.element_size(),
+        }
+        bounds = np.array([[size, -size] for size in sizes.values()])
+        self.answers.wait(self.answers.iallreduce(bounds, "min"))
+        for name, (least, most) in zip(sizes, bounds, strict=True):
+            if least != -most:
+                raise ValueError(
+                    f"the ranks would not train the same: the number of {name} is {least} on one rank and {-most} on another; "
+                    "a model or data callable must give the same on every rank (shards are cut for it)"
+                )
+        staged = Staged(self.arena.spare())
+        if self.comm.rank == 0:
+            staged.tensor.copy_(self.arena.state)
+            staged.fetch()
+        self.answers.wait(self.answers.iallreduce(staged.host))
+        staged.store()
+        if not torch.equal(staged.tensor, self.arena.state):
+            self.journal.event("warning", rank=self.comm.rank, step=0, seconds=0.0, message=OTHER_START)
+            self.arena.state.copy_(staged.tensor)
 
     def train(self, steps: int) -> None:
         """Collective where the strategy is. Go on to step `steps`, or until told to stop."""
