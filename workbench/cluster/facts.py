@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import subprocess
 from collections.abc import Iterable, Mapping
@@ -24,6 +25,7 @@ def cluster_facts(name: str, launcher: str, ranks: Iterable[Mapping[str, Any]], 
         "python": platform.python_version(),
         "system": platform.platform(),
         "packages": versions(),
+        "directory": os.path.abspath(directory),
         "git": git_commit(directory),
     }
 
