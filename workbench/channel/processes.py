@@ -111,7 +111,11 @@ class Processes:
             shutdown_atexit=False,
         )
         self._cluster.controller_args = list(_CONTROLLER)
-        _run(self._cluster.start_controller())
+        try:
+            # a random.py in the notebook's folder is not Python's
+            _run(self._cluster.start_controller(environment={"PYTHONSAFEPATH": "1"}))
+        except (OSError, RuntimeError, TimeoutError) as error:
+            raise ClusterNotStarted(f"the controller was not started: {error}\n{self.log_tail('controller')}") from error
         _left_running.append(self._cluster.controller._popen_process)
 
     @property
@@ -154,8 +158,11 @@ class Processes:
         return "\n".join(line[:400] for line in str(text).splitlines()[-lines:])
 
     def connection(self) -> dict[str, Any]:
-        """What a client needs to know to connect."""
-        told: dict[str, Any] = _run(self._cluster.controller.get_connection_info(timeout=20))
+        """What a client needs to know to connect. ClusterNotStarted with the tail of the controller's log when it does not say so."""
+        try:
+            told: dict[str, Any] = _run(self._cluster.controller.get_connection_info(timeout=20))
+        except (OSError, RuntimeError, TimeoutError) as error:
+            raise ClusterNotStarted(f"the controller did not come up: {error}\n{self.log_tail('controller')}") from error
         client: dict[str, Any] = told["client"]
         return client
 
