@@ -20,15 +20,12 @@ _due = 0.0
 
 def paced(model: Any, batch: Any) -> tuple[Any, dict[str, Any]]:
     """A loss that costs next to nothing and comes at most `RATE` times a second."""
-    from torch.nn import functional
-
     global _due
     now = time.perf_counter()
     _due = max(_due + 1 / RATE, now - 0.05)  # a rank that was held up catches up for a while
     if _due > now:
         time.sleep(_due - now)
-    inputs, targets = batch
-    return functional.cross_entropy(model(inputs[:1]), targets[:1]), {}
+    return next(model.parameters()).square().mean(), {}
 
 
 def measure(quick: bool = False) -> list[Figure]:
@@ -38,7 +35,7 @@ def measure(quick: bool = False) -> list[Figure]:
     from workbench.strategies import Gossip
 
     seconds = 10 if quick else 60
-    job = Job(model_options={"hidden": [4]}, steps=seconds * RATE, batch_size=8, loss=f"{__name__}:paced", strategy=Gossip(every=2000))
+    job = Job(model_options={"hidden": [1]}, steps=seconds * RATE, batch_size=1, loss=f"{__name__}:paced", strategy=Gossip(every=2000))
     seen: Counter[str] = Counter()
     expected: dict[str, int] = {}
     lost = doubled = 0
