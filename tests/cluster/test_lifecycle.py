@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from workbench import Cluster, Job
 from workbench.channel import launch, reaper
 from workbench.channel.processes import profile_dir
 from workbench.cluster import registry
-from workbench.errors import ClusterNotStarted
+from workbench.errors import ClusterGone, ClusterNotStarted
 
 pytestmark = pytest.mark.cluster
 
@@ -125,6 +126,80 @@ def test_a_controller_that_does_not_come_up_shows_its_output(pair: Cluster, monk
     with pytest.raises(ClusterNotStarted, match=r"the controller did not come up: [\s\S]*often"):
         pair.start()
     assert registry.read(pair.name) is None
+
+
+STARTER = """
+import sys
+from workbench import Cluster
+from workbench.cluster.engines import Engines
+Engines._start = lambda *given: print("controller", flush=True) or sys.stdin.read()
+Cluster(ranks=2, name=sys.argv[1], devices="cpu").start()
+"""
+
+
+def test_a_start_that_was_killed_is_left_over_and_the_next_one_works(pair: Cluster) -> None:
+    starter = subprocess.Popen([sys.executable, "-c", STARTER, pair.name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert starter.stdin is not None
+    assert starter.stdout is not None
+    assert starter.stdout.readline() == "controller\n"
+    assert f"{pair.name} starting" in " ".join(workbench("list").split())
+    with pytest.raises(ClusterGone, match="being started"):
+        Cluster.attach(pair.name)
+    starter.kill()
+    starter.wait()
+    starter.stdin.close()
+    starter.stdout.close()
+    assert f"{pair.name} left over" in " ".join(workbench("list").split())
+    with pytest.raises(ClusterGone, match="left over"):
+        Cluster.attach(pair.name)
+    assert pair.start().status().state == "up"
+    record = registry.read(pair.name)
+    assert record is not None
+    assert record.state == "up"
+
+
+def test_attaching_never_starts_a_cluster(pair: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair.start()
+    record = registry.read(pair.name)
+    assert record is not None
+    pair.stop()
+    # what another process reads just before it is stopped
+    monkeypatch.setattr(registry, "read", lambda name: record)
+    monkeypatch.setattr(registry, "running", lambda: [registry.Listed(pair.name, "up", 2, record)])
+    with pytest.raises(ClusterGone, match="stopped meanwhile"):
+        Cluster.attach(pair.name)
+    assert reaper.processes(profile_dir(), pair.name) == []
+
+
+def test_a_restart_that_is_interrupted_leaves_nothing_half(pair: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair.start()
+    with monkeypatch.context() as patch:
+        patch.setattr("workbench.cluster.engines.Engines._greet", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            pair.restart()
+    assert reaper.processes(profile_dir(), pair.name) == []
+    assert registry.read(pair.name) is None
+    pair.restart()
+    psutil.Process(pair.status().rows[1].pid).kill()
+    until(lambda: pair.status().state == "damaged")
+    pair.start()
+    assert pair.status().state == "up", "start replaces what is missing"
+    assert pair.train(Job(steps=2)).wait().status == "done"
+
+
+def _interrupt(*given: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_the_command_line_stops_another_notebook_s_run_in_order(pair: Cluster) -> None:
+    pair.start()
+    run = pair.train(LONG)
+    training(pair)
+    workbench("stop", pair.name)
+    assert feed_of(pair).wait(10)
+    assert run.status == "stopped"
+    assert (run.folder / "checkpoints" / "final.json").is_file()
+    assert json.loads((run.folder / "status.json").read_text())["status"] == "stopped"
 
 
 OWNER = """

@@ -80,6 +80,10 @@ class Processes:
         # its children run the same command and outlive it when it is killed
         return any(process.pid == pid for process in reaper.processes(self.profile_dir, self.name))
 
+    def ours(self) -> bool:
+        """Whether the workbench has started the controller that is up, and not somebody with `ipcluster`."""
+        return any(_CONTROLLER[1] in process.command for process in reaper.processes(self.profile_dir, self.name))
+
     def attach(self) -> bool:
         """Take over the running cluster of this name, if there is one."""
         if not self.up():
@@ -189,7 +193,14 @@ def _loop() -> asyncio.AbstractEventLoop:
 
 
 def _run(work: Coroutine[Any, Any, Any]) -> Any:
-    return asyncio.run_coroutine_threadsafe(work, _loop()).result()
+    future = asyncio.run_coroutine_threadsafe(work, _loop())
+    try:
+        return future.result()
+    except KeyboardInterrupt:
+        # it goes on over there: what it is about to start must be there to be ended
+        with contextlib.suppress(Exception):
+            future.result(10)
+        raise
 
 
 def _log() -> logging.Logger:

@@ -181,5 +181,5 @@ def list_clusters() -> None:
         rows.append((line.name, line.state, *described, str(line.processes)))
     head = ("name", "state", "ranks", "devices", "MPI", "since", "processes")
     output.print(table(head, rows, words=("name", "state", "devices", "MPI", "since")))
-    if any(line.state != "up" for line in listed):
+    if any(line.state == "left over" for line in listed):
         output.print("end what is left over: workbench stop NAME")

@@ -38,13 +38,13 @@ class Engines:
         """Whether there is a link and the controller behind it lives."""
         return self.link is not None and self.link.open and self.processes.up()
 
-    def attach(self) -> bool:
-        """Connect to the cluster if it is up."""
+    def attach(self, greeting: float = 20.0) -> bool:
+        """Connect to the cluster if it is up; ranks have `greeting` seconds to say who they are."""
         if not self.processes.attach():
             return False
         self._connect()
         assert self.link is not None
-        self._greet(self.link.ranks, 20)
+        self._greet(self.link.ranks, greeting)
         return True
 
     def launch(self, ranks: int, gpus: list[Gpu], timeout: float) -> None:
@@ -61,25 +61,32 @@ class Engines:
             raise
 
     def restart(self, ranks: int, gpus: list[Gpu], timeout: float) -> None:
-        """End all engines and start fresh ones under the same controller."""
+        """End all engines and start fresh ones under the same controller; under a fresh one where some do not end.
+
+        When it fails or is interrupted, nothing is left: half a set of ranks would disturb the next one.
+        """
         assert self.link is not None
         self.mpi = self.mpi or find_mpi()
-        self._end()
-        self.processes.stop_engines()
-        # an engine asks for its rank as its number, and gets another one while an old one has it
-        deadline = time.monotonic() + 10
-        while self.link.ranks and time.monotonic() < deadline:
-            time.sleep(0.02)
-        if self.link.ranks:
-            raise ClusterNotStarted(f"the engines {self.link.ranks} do not end; stop the cluster and start it again: cluster.stop(); cluster.start()")
-        self._clear_memory()
-        self._start(ranks, gpus, timeout)
+        try:
+            self._end()
+            self.processes.stop_engines()
+            # an engine asks for its rank as its number, and gets another one while an old one has it
+            self._gone(within=10.0)
+            if not self.link.ranks:
+                self._clear_memory()
+                self._start(ranks, gpus, timeout)
+                return
+        except BaseException:
+            self.stop(politely=False)
+            raise
+        self.stop(politely=False)
+        self.launch(ranks, gpus, timeout)
 
-    def stop(self) -> None:
-        """End all processes, whatever they do, and remove their files."""
+    def stop(self, politely: bool = True) -> None:
+        """End all processes, whatever they do, and remove their files. `politely`: engines are asked to end first."""
         if self.link is None:
             self.processes.attach()
-        elif self.processes.up():
+        elif politely and self.processes.up():
             self._end()
         self.drop_link()
         self.processes.stop()

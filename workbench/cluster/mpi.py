@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
@@ -9,10 +10,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, final
+
+import psutil
 
 from workbench import __version__
 from workbench.channel.guardian import guard
@@ -72,10 +76,14 @@ class Cluster:
     def attach(cls, name: str = "default", folder: str | Path = "runs") -> Self:
         """The cluster of this name, which must be up. ClusterGone if it is not."""
         record = registry.read(registry.check_name(name))
-        up = [listed.name for listed in registry.running() if listed.state == "up"]
-        if record is None or name not in up:
-            raise ClusterGone(f"no cluster {name!r} is up (up: {', '.join(up) or 'none'})")
-        return cls(record.ranks, record.launcher, name=name, devices=record.devices, folder=folder).start()
+        states = {listed.name: listed.state for listed in registry.running()}
+        if record is None or states.get(name) != "up":
+            up = ", ".join(other for other, state in states.items() if state == "up" and other != name)
+            why = {"up": "not started by the workbench", "starting": "being started", "left over": "left over from a crash"}.get(
+                states.get(name, ""), ""
+            )
+            raise ClusterGone(f"the cluster {name!r} is {why}" if why else f"no cluster {name!r} is up (up: {up or 'none'})")
+        return cls(record.ranks, record.launcher, name=name, devices=record.devices, folder=folder)._start(START_SECONDS, launch=False)
 
     def __enter__(self) -> Self:
         self.start()
@@ -93,26 +101,13 @@ class Cluster:
         return f"Cluster(ranks={self.ranks}, name={self.name!r}, devices={self.devices!r})"
 
     def start(self, timeout: float = START_SECONDS) -> Self:
-        """Start the cluster, or attach to it if it is up; returns itself. A cluster that is up already stays as it is.
+        """Start the cluster, or attach to it if it is up; returns itself. A cluster that is up already stays as it is;
+        ranks that are missing from it are replaced, with all others, unless a run is on.
 
         ValueError if one of this name is up that differs; ClusterNotStarted, with the end of the engines' log, if they
         do not come within `timeout` seconds.
         """
-        with self._lock:
-            engines = self._engines
-            if engines.up:
-                return self
-            engines.drop_link()
-            with engines.processes.lock(timeout):
-                if engines.processes.up():
-                    self._agree_with(registry.read(self.name))
-                if not engines.attach():
-                    self.ranks = self.ranks or max(2, cores())
-                    registry.forget(self.name)
-                    engines.launch(self.ranks, gpus.choose(self.devices), timeout)
-                    self._started = True
-                    registry.write(self._record())
-            return self
+        return self._start(timeout)
 
     def restart(self, timeout: float = START_SECONDS) -> Self:
         """End all engines, whatever they do, and start fresh ones: the way on after a rank has died. Returns itself."""
@@ -122,7 +117,7 @@ class Cluster:
             assert self.ranks is not None
             with self._engines.processes.lock(timeout):
                 self._end_run()
-                self._engines.restart(self.ranks, gpus.choose(self.devices), timeout)
+                self._restart(timeout)
             return self
 
     def stop(self) -> None:
@@ -216,6 +211,65 @@ class Cluster:
 
         self._feed, self._run = feed, Run(folder, feed)
         return self._run
+
+    def _start(self, timeout: float, launch: bool = True) -> Self:
+        """`launch`: start the cluster if it is not up, else ClusterGone."""
+        with self._lock:
+            engines = self._engines
+            if engines.up and self._whole():
+                return self
+            with engines.processes.lock(timeout):
+                if not engines.up:
+                    engines.drop_link()
+                    if not self._attach():
+                        if not launch:
+                            raise ClusterGone(f"the cluster {self.name!r} was stopped meanwhile")
+                        self._launch(timeout)
+                if launch and not self._whole() and not self._busy():
+                    self._restart(timeout)
+            return self
+
+    def _attach(self) -> bool:
+        """Connect to the cluster that is up, if it is not left over from a start that was killed."""
+        record = registry.read(self.name)
+        if not self._engines.processes.up() or registry.left_over(self._engines.processes, record):
+            return False
+        self._agree_with(record)
+        return self._engines.attach()
+
+    def _launch(self, timeout: float) -> None:
+        self.ranks = self.ranks or max(2, cores())
+        chosen = gpus.choose(self.devices)
+        with self._noted():
+            self._engines.launch(self.ranks, chosen, timeout)
+        self._started = True
+
+    def _restart(self, timeout: float) -> None:
+        assert self.ranks is not None
+        chosen = gpus.choose(self.devices)
+        with self._noted():
+            self._engines.restart(self.ranks, chosen, timeout)
+
+    @contextlib.contextmanager
+    def _noted(self) -> Iterator[None]:
+        """Note that the cluster is being started, so that others know should this process be killed meanwhile, and then that it is up."""
+        me = psutil.Process()
+        registry.write(replace(self._record(), state="starting", starter=me.pid, starter_began=me.create_time()))
+        try:
+            yield
+        except BaseException:
+            registry.forget(self.name)
+            raise
+        registry.write(self._record())
+
+    def _whole(self) -> bool:
+        return self._engines.link is not None and self.ranks is not None and set(range(self.ranks)) <= set(self._engines.link.ranks)
+
+    def _busy(self) -> bool:
+        """Whether a run is on, as far as ranks answer."""
+        assert self._engines.link is not None
+        answers = self._engines.link.ask("state", timeout=2.0).values()
+        return any(reply is not None and reply.content.get("run") and reply.content.get("outcome") is None for reply in answers)
 
     def _record(self) -> registry.Record:
         assert self.ranks is not None

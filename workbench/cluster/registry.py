@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import re
+import time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Final, final
+
+import psutil
 
 from workbench.channel import reaper
 from workbench.channel.processes import Processes, profile_dir
-from workbench.errors import RunFolderDamaged
+from workbench.cluster.engines import Engines
+from workbench.errors import RunFolderDamaged, WorkbenchError
 from workbench.store import read_json, write_json
 
+STOP_SECONDS: Final = 3.0
+"""So long `stop` waits for a run to stop by itself, and then again for it to end at once."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -26,7 +32,11 @@ def check_name(name: str) -> str:
 @final
 @dataclass(frozen=True)
 class Record:
-    """What a cluster was started with. `devices` is "auto", "cpu" or a list; `started` is in seconds since 1970."""
+    """What a cluster was started with. `devices` is "auto", "cpu" or a list; `started` is in seconds since 1970.
+
+    `state` is "starting" until all ranks have come, also in a restart, then "up". `starter` is the process that starts
+    it: its number, and when it began in seconds since 1970.
+    """
 
     name: str
     ranks: int
@@ -37,6 +47,9 @@ class Record:
     python: str = ""
     version: str = ""
     started: float = 0.0
+    state: str = "up"
+    starter: int = 0
+    starter_began: float = 0.0
 
     def describe(self) -> str:
         """What tells it from another one, as it was written in `Cluster(...)`."""
@@ -46,7 +59,7 @@ class Record:
 @final
 @dataclass(frozen=True)
 class Listed:
-    """A line of `workbench list`: `state` is "up", or "left over" for processes without a controller."""
+    """A line of `workbench list`: `state` is "up", "starting", or "left over" for processes without a controller or of a start that was killed."""
 
     name: str
     state: str
@@ -80,18 +93,62 @@ def running() -> list[Listed]:
     counts: dict[str, int] = {}
     for process in reaper.processes(profile_dir()):
         counts[process.cluster] = counts.get(process.cluster, 0) + 1
-    return [Listed(name, "up" if Processes(name).up() else "left over", count, read(name)) for name, count in sorted(counts.items())]
+    listed = []
+    for name, count in sorted(counts.items()):
+        record = read(name)
+        listed.append(Listed(name, _state(Processes(name), record), count, record))
+    return listed
+
+
+def left_over(processes: Processes, record: Record | None) -> bool:
+    """For whoever has the lock of this cluster: whether what is up was killed while it started, so that nobody knows its ranks."""
+    # somebody else's cluster has no record, and is not ours to end
+    return record.state == "starting" if record is not None else processes.ours()
 
 
 def stop(name: str) -> int:
-    """End every process of the cluster `name` and remove its files, whether it works or has crashed. How many processes there were."""
-    processes = Processes(check_name(name))
+    """End every process of the cluster `name` and remove its files, whether it works or has crashed. How many processes there were.
+
+    A run that is on is stopped first, so that it keeps its model and its end is written.
+    """
+    engines = Engines(check_name(name))
+    processes = engines.processes
     with processes.lock(60):
         count = len(reaper.processes(processes.profile_dir, name))
-        processes.attach()
-        processes.stop()
+        if processes.up() and not left_over(processes, read(name)):
+            with contextlib.suppress(WorkbenchError, OSError, RuntimeError):  # it is ended all the same
+                if engines.attach(greeting=2.0):
+                    _end_run(engines)
+        engines.stop()
         forget(name)
     return count
+
+
+def _end_run(engines: Engines) -> None:
+    from workbench.channel.client import EngineFeed
+
+    assert engines.link is not None
+    answers = engines.link.ask("state", timeout=2.0)
+    lead = answers.get(min(answers, default=0))
+    if lead is None or not lead.content.get("run") or lead.content.get("outcome") is not None:
+        return
+    feed = EngineFeed(engines.link, Path(lead.content["run"]), engines.hello, engines.processes.up)
+    feed.follow()
+    if None not in answers.values():
+        with contextlib.suppress(WorkbenchError):
+            feed.command("stop", {})
+            feed.wait(STOP_SECONDS)
+    feed.end(STOP_SECONDS)
+    time.sleep(0.3)  # other notebooks follow it too, and hear of its end from the ranks
+
+
+def _state(processes: Processes, record: Record | None) -> str:
+    if record is not None and record.state == "starting":
+        with contextlib.suppress(psutil.Error):
+            if abs(psutil.Process(record.starter).create_time() - record.starter_began) < 2:
+                return "starting"
+        return "left over"
+    return "up" if processes.up() and not left_over(processes, record) else "left over"
 
 
 def _path(name: str, folder: Path | None = None) -> Path:
