@@ -472,3 +472,14 @@ def test_parquet_reads_in_pandas(tmp_path: Path) -> None:
     assert events["kind"].tolist() == ["change"]
     assert json.loads(events["details"][0]) == {"learning_rate": 0.1}
     assert sorted(path.name for path in export_parquet(tmp_path)) == ["events.parquet", "spans.parquet", "steps.parquet"]
+
+
+@pytest.mark.parametrize(
+    "line", ["5", "null", "[]", '{"foo": 1}', '{"kind": 1}', '{"kind": "end", "rank": [1]}', '{"kind": "end", "step": "abc"}', "[" * 100_000]
+)
+def test_a_line_that_is_no_event_is_told_and_left_out(tmp_path: Path, line: str) -> None:
+    (tmp_path / "events.jsonl").write_text(f'{{"kind": "start", "rank": 0}}\n{line}\n{{"kind": "end", "rank": 0}}\n')
+    damage: list[str] = []
+    assert [event["kind"] for event in read_events(tmp_path, damage)] == ["start", "end"]
+    assert len(damage) == 1
+    assert "near byte 29" in damage[0]

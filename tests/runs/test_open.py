@@ -85,9 +85,36 @@ def test_a_damaged_folder_is_named(tmp_path: Path) -> None:
     run = Run.open(folder)
     with pytest.raises(RunFolderDamaged, match=r"rank-00001\.0\.arrow is damaged in batch \d"):
         run.frame()
-    (folder / "status.json").write_text("{")
-    with pytest.raises(RunFolderDamaged, match=r"status\.json is not JSON"):
-        Run.open(folder)
+
+
+@pytest.mark.parametrize("told", ["", "{", "[]", "null", '{"status": 5}', '{"status": "done", "steps": "abc"}', '{"status": "failed", "error": 5}'])
+def test_a_damaged_status_counts_as_missing(tmp_path: Path, told: str) -> None:
+    folder = write_run(tmp_path / "run", ranks=1, steps=10)
+    (folder / "status.json").write_text(told)
+    assert Run.open(folder).status == "done"  # as its events say
+    damage: list[str] = []
+    assert ending_of(folder, [], time.time(), damage) is None
+    assert ending_of(folder, [], time.time(), damage) is None
+    assert len(damage) == 1
+    assert "status.json" in damage[0]
+
+
+@pytest.mark.parametrize("job", ["", "null", "[]", '{"strategy": 5}', '{"steps": "y"}', "[" * 100_000])
+def test_a_damaged_job_is_named(tmp_path: Path, job: str) -> None:
+    folder = write_run(tmp_path / "run", ranks=1, steps=10)
+    (folder / "job.json").write_text(job)
+    run = Run.open(folder)
+    assert len(run.frame()) == 10
+    for _ in range(2):
+        with pytest.raises(RunFolderDamaged, match=r"job\.json is"):
+            run.summary()
+
+
+def test_a_folder_in_the_place_of_a_stream_is_damage(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", ranks=1, steps=10)
+    (folder / f"{source_of(5)}.arrow").mkdir()
+    with pytest.raises(RunFolderDamaged, match="it is a folder"):
+        Run.open(folder).frame()
 
 
 def test_a_torn_tail_costs_only_its_rows(tmp_path: Path) -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from workbench.errors import WorkbenchError
+from workbench.errors import RunFolderDamaged, WorkbenchError
 from workbench.job import Job
 from workbench.runs.run import Run
 from workbench.store import write_json
-from workbench.training.checkpoint import save_model
+from workbench.training.checkpoint import load_state, save_model
 
 NET = """
 import torch
@@ -113,3 +113,13 @@ def test_parameters_that_do_not_fit_are_said(tmp_path: Path) -> None:
     save_model(folder, "final", torch.nn.Linear(64, 5), 1)
     with pytest.raises(WorkbenchError, match=r"the parameters of run do not fit the model that 'torch\.nn:Linear' builds now"):
         Run.open(folder).model()
+
+
+@pytest.mark.parametrize(
+    "told", ["[]", "{}", '{"file": "final-00000003.pt"}', '{"file": "../../job.json", "sha256": ""}', '{"file": 5, "sha256": ""}']
+)
+def test_a_damaged_checkpoint_is_named(tmp_path: Path, told: str) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "final.json").write_text(told)
+    with pytest.raises(RunFolderDamaged, match=r"final\.json is damaged"):
+        load_state(tmp_path)

@@ -10,24 +10,29 @@ from typing import Any, Final
 
 import psutil
 
-from workbench.store import EVENTS_FILE, read_json
+from workbench.errors import RunFolderDamaged
+from workbench.store import EVENTS_FILE, is_whole, read_json, read_mapping
 
 QUIET_SECONDS: Final = 60.0
 """After so long without a record a run whose processes cannot be seen (another host) counts as over; pauses excepted."""
 
+ENDINGS: Final = ("done", "stopped", "failed")
+"""The ways in which a run ends."""
+
 Event = Mapping[str, Any]
 
 
-def ending_of(folder: Path, events: Iterable[Event], changed: float) -> dict[str, Any] | None:
+def ending_of(folder: Path, events: Iterable[Event], changed: float, damage: list[str] | None = None) -> dict[str, Any] | None:
     """None while the run goes on, else {"status": "done", "stopped" or "failed", "steps", "error"}.
 
     `changed` is when the folder last gained a record, in seconds since 1970. What counts, in this order: status.json,
-    which whoever followed the run wrote at its end; the events, when every rank has told its end or one an error; the
+    which whoever followed the run wrote at its end (a damaged one counts as missing, and `damage` gets a line that
+    says so); the events, when every rank has told its end or one an error; the
     processes of the ranks, when they ran on this host; at last, how long nothing has been recorded.
     """
-    if (folder / "status.json").exists():
-        told: dict[str, Any] = read_json(folder / "status.json")
-        return {"status": str(told.get("status", "failed")), "steps": int(told.get("steps") or 0), "error": told.get("error"), **told}
+    told = _written_down(folder, damage)
+    if told is not None:
+        return told
     events = list(events)
     by_events = _told_by_events(events)
     if by_events is not None:
@@ -52,6 +57,25 @@ def last_change(folder: Path) -> float:
     """When the folder last gained a record, in seconds since 1970."""
     files = [*folder.glob("*.arrow"), folder / EVENTS_FILE, folder / "job.json"]
     return max((path.stat().st_mtime for path in files if path.exists()), default=0.0)
+
+
+def _written_down(folder: Path, damage: list[str] | None) -> dict[str, Any] | None:
+    """What status.json says, checked; None if it is missing or damaged."""
+    path = folder / "status.json"
+    try:
+        told = read_mapping(path, whole=("steps",))
+        error = told.get("error")
+        if told.get("status") not in ENDINGS:
+            raise RunFolderDamaged(f"{path} is damaged: 'status' must be one of {', '.join(ENDINGS)}, got {str(told.get('status'))[:80]!r}")
+        if error is not None and not (isinstance(error, dict) and isinstance(error.get("rank", -1), int) and is_whole(error.get("step"))):
+            raise RunFolderDamaged(f"{path} is damaged: 'error' must be the particulars of a rank's error, got {str(error)[:80]!r}")
+    except FileNotFoundError:
+        return None
+    except RunFolderDamaged as damaged:
+        if damage is not None and str(damaged) not in damage:
+            damage.append(str(damaged))
+        return None
+    return {**told, "steps": told.get("steps") or 0, "error": {"rank": -1, **error} if error is not None else None}
 
 
 def _told_by_events(events: list[Event]) -> dict[str, Any] | None:
@@ -93,7 +117,7 @@ def _processes_alive(folder: Path) -> bool | None:
         ranks = read_json(folder / "cluster.json")["ranks"]
         pids = [int(rank["pid"]) for rank in ranks]
         begun = (folder / "job.json").stat().st_mtime
-    except (OSError, KeyError, TypeError, ValueError):
+    except (OSError, KeyError, TypeError, ValueError, RunFolderDamaged):
         return None
     if not pids or any(rank.get("host") != socket.gethostname() for rank in ranks):
         return None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self, final
 
 import pandas as pd
 
-from workbench.errors import RankFailed, WorkbenchError
+from workbench.errors import RankFailed, RunFolderDamaged, WorkbenchError
 from workbench.job import CHANGEABLE, Job
 from workbench.options import unknown_name
 from workbench.runs import figures, frame
@@ -18,7 +18,7 @@ from workbench.runs.ending import ending_of, is_paused, last_change
 from workbench.runs.feed import Feed, FolderFeed
 from workbench.runs.folders import run_folder
 from workbench.runs.records import Records
-from workbench.store import Rows, read_events, read_json
+from workbench.store import Rows, read_events, read_mapping
 
 if TYPE_CHECKING:
     from torch import nn
@@ -86,7 +86,10 @@ class Run:
         """The job as its folder has it: plain JSON. RunFolderDamaged."""
         if self._job is None:
             path = self.folder / "job.json"
-            self._job = dict(read_json(path)) if path.exists() else {}
+            self._job = read_mapping(path, whole=("epochs", "steps")) if path.exists() else {}
+            if not isinstance(self._job.get("strategy", {}), dict):
+                self._job = None
+                raise RunFolderDamaged(f"{path} is damaged: 'strategy' must be a JSON object")
         return self._job
 
     # what it shows

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from workbench.callables import modules_under
 from workbench.errors import RunFolderDamaged, WorkbenchError
 from workbench.job import Job
-from workbench.store import read_json
+from workbench.store import read_mapping
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,7 +30,7 @@ def trained_model(folder: Path, which: str) -> nn.Module:
 
     folder = folder.absolute()  # building happens in another one
     job = Job.load(folder)
-    recorded: Mapping[str, str] = read_json(folder / "job.json").get("modules") or {}
+    recorded: Mapping[str, str] = read_mapping(folder / "job.json").get("modules") or {}
     paths = [path for path in (job.model, job.data) if ":" in path]
     if not any(path.partition(":")[0] in recorded for path in paths):
         return load_model(folder, which)  # built in, or installed: found by its name wherever one is
@@ -68,7 +68,7 @@ def _code_of(folder: Path, paths: list[str], recorded: Mapping[str, str]) -> tup
 def _places(folder: Path) -> list[Path]:
     """Where the run was started, as far as its folder tells; else here, and the folders around that of the run."""
     try:
-        told = read_json(folder / "cluster.json").get("directory")
+        told = read_mapping(folder / "cluster.json").get("directory")
     except (FileNotFoundError, RunFolderDamaged):
         told = None
     places = [Path(told)] if told else []

@@ -8,7 +8,7 @@ table are numbered per source, 0, 1, 2, ...
 
 from workbench.store.arrow import Rows, from_arrow, to_arrow
 from workbench.store.export import export_parquet
-from workbench.store.folder import create_run_folder, read_json, write_json
+from workbench.store.folder import create_run_folder, is_whole, read_json, read_mapping, write_json
 from workbench.store.log import EVENTS_FILE, RunLog, next_source, plain
 from workbench.store.reading import Batch, EventReader, StreamReader, read_events, read_source, read_table, streams
 
@@ -22,10 +22,12 @@ __all__ = [
     "create_run_folder",
     "export_parquet",
     "from_arrow",
+    "is_whole",
     "next_source",
     "plain",
     "read_events",
     "read_json",
+    "read_mapping",
     "read_source",
     "read_table",
     "streams",

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import tempfile
+from collections.abc import Iterable
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -55,8 +56,26 @@ def read_json(path: Path) -> Any:
     """What a JSON file holds; RunFolderDamaged when it cannot be read, FileNotFoundError when it is not there."""
     try:
         return json.loads(Path(path).read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RunFolderDamaged(f"{path} is not JSON: {error}") from error
+    except IsADirectoryError as error:
+        raise RunFolderDamaged(f"{path} is a folder and not a file") from error
+
+
+def read_mapping(path: Path, whole: Iterable[str] = ()) -> dict[str, Any]:
+    """The JSON object that a file holds; RunFolderDamaged when it is none, or holds something else than a whole number or null under `whole`."""
+    told = read_json(path)
+    if not isinstance(told, dict):
+        raise RunFolderDamaged(f"{path} is damaged: it must hold a JSON object, got {type(told).__name__}")
+    wrong = next((name for name in whole if not is_whole(told.get(name))), None)
+    if wrong is not None:
+        raise RunFolderDamaged(f"{path} is damaged: {wrong!r} must be a whole number, got {str(told[wrong])[:80]!r}")
+    return told
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a value from a JSON file is a whole number that the tables can hold, or null."""
+    return value is None or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63)
 
 
 def _umask() -> int:

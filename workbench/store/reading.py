@@ -14,9 +14,12 @@ import pyarrow as pa
 
 from workbench.errors import RunFolderDamaged
 from workbench.store.arrow import Rows, checksum, dtype_of, fitted, from_arrow
+from workbench.store.folder import is_whole
 from workbench.store.log import EVENTS_FILE, file_of, parse_file
 from workbench.telemetry import TABLES
 
+_WHOLE: Final = ("rank", "step", "number", "lost", "workers", "steps", "steps_per_epoch")
+"""What is a whole number in every event that has it: it is counted with and looked up by."""
 MARKER: Final = b"\xff\xff\xff\xff"
 """What every Arrow message begins with."""
 
@@ -93,9 +96,12 @@ class StreamReader:
     def read(self) -> list[Batch]:
         """New rows, as batches without a gap inside; raises RunFolderDamaged, OSError."""
         self.torn = None
-        with open(self.path, "rb") as file:
-            file.seek(self._offset)
-            news = file.read()
+        try:
+            with open(self.path, "rb") as file:
+                file.seek(self._offset)
+                news = file.read()
+        except IsADirectoryError as error:
+            raise RunFolderDamaged(f"{self.path} is damaged: it is a folder and not a file") from error
         if not news:
             return []
         firsts, batches = [], []
@@ -178,25 +184,39 @@ class EventReader:
         self._offset = 0
 
     def read(self) -> list[dict[str, Any]]:
-        """New events; a line that is still being written comes with a later read, one that is broken goes to `damage`."""
-        if not self.path.exists():
+        """New events; a line that is still being written comes with a later read, one that is none goes to `damage`."""
+        if not self.path.is_file():
             return []
         with open(self.path, "rb") as file:
             file.seek(self._offset)
             news = file.read()
         end = news.rfind(b"\n") + 1
         events = []
-        for line in news[:end].splitlines():
-            try:
-                events.append(json.loads(line))
-            except ValueError:
+        for line in news[:end].splitlines(keepends=True):
+            begin = line.rfind(b'{"kind"')
+            event = _event(line)
+            if event is None:
                 # a writer whose disk was full left half a line; the next one's begins at its "kind"
-                self.damage.append(f"{self.path}: half a line near byte {self._offset}")
-                begin = line.rfind(b'{"kind"')
-                with suppress(ValueError):
-                    events += [json.loads(line[begin:])] if begin > 0 else []
-        self._offset += end
+                event = _event(line[begin:]) if begin > 0 else None
+                what = "half a line" if begin >= 0 else "a line that is no event"
+                self.damage.append(f"{self.path}: {what} near byte {self._offset}")
+            if event is not None:
+                events.append(event)
+            self._offset += len(line)
         return events
+
+
+def _event(line: bytes) -> dict[str, Any] | None:
+    """The event that a line holds; None when it holds none, or one whose particulars are not what they must be."""
+    try:
+        told = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(told, dict) or not isinstance(told.get("kind"), str):
+        return None
+    seconds = told.get("seconds")
+    timed = seconds is None or (isinstance(seconds, int | float) and not isinstance(seconds, bool) and abs(seconds) < 1e300)
+    return told if timed and all(is_whole(told.get(name)) for name in _WHOLE) else None
 
 
 class _Window(io.BytesIO):

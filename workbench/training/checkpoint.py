@@ -14,7 +14,7 @@ from torch import nn
 from workbench import data, models
 from workbench.errors import RunFolderDamaged, WorkbenchError
 from workbench.job import Job
-from workbench.store import read_json, write_json
+from workbench.store import read_mapping, write_json
 
 
 def save_model(folder: Path, which: str, module: nn.Module, step: int) -> Path:
@@ -49,10 +49,13 @@ def load_state(folder: Path, which: str = "final") -> dict[str, Any]:
         known = sorted(path.stem for path in directory.glob("*.json"))
         there = f"there are: {', '.join(known)}" if known else "the run has written none; it writes one when it ends or is stopped"
         raise ValueError(f"{folder} has no checkpoint {which!r}; {there}")
-    described = read_json(directory / f"{which}.json")
-    path = directory / described["file"]
+    described = read_mapping(directory / f"{which}.json")
+    name, digest = described.get("file"), described.get("sha256")
+    if not isinstance(name, str) or Path(name).name != name or not isinstance(digest, str):
+        raise RunFolderDamaged(f"{directory / f'{which}.json'} is damaged: it must name a file beside it and that file's SHA-256")
+    path = directory / name
     content = path.read_bytes() if path.is_file() else b""
-    if hashlib.sha256(content).hexdigest() != described["sha256"]:
+    if hashlib.sha256(content).hexdigest() != digest:
         raise RunFolderDamaged(f"{path} does not hold what was written (its SHA-256 differs from {which}.json)")
     return dict(torch.load(io.BytesIO(content), weights_only=True, map_location="cpu"))
 
