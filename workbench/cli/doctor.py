@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -15,7 +16,9 @@ from typing import Final, Literal
 
 import psutil
 
+from workbench.channel import reaper
 from workbench.channel.launch import MpiProfile, cores, find_mpi
+from workbench.channel.processes import profile_dir
 from workbench.errors import ClusterNotStarted
 
 _HELLO: Final = """
@@ -111,4 +114,18 @@ def _jupyter() -> Iterator[Finding]:
     yield Finding("browser", "ok" if browser else "note", browser or "no Chromium; only the browser tests need one")
 
 
-LOOKS: Final[tuple[Callable[[], Iterator[Finding]], ...]] = (_python, _machine, _mpi, _torch, _jupyter)
+def _sockets() -> Iterator[Finding]:
+    """What running clusters of this user have open to the network."""
+    found = set()
+    for process in reaper.processes(profile_dir()):
+        with contextlib.suppress(psutil.Error):
+            for connection in psutil.Process(process.pid).net_connections("inet"):
+                if connection.status == psutil.CONN_LISTEN and connection.laddr.ip not in ("127.0.0.1", "::1", "::ffff:127.0.0.1"):
+                    program = Path(process.command.partition(" ")[0]).name
+                    found.add(f"{program} of {process.cluster!r} on {connection.laddr.ip} port {connection.laddr.port}")
+    if found:
+        cure = "Open MPI's launcher cannot be told otherwise; a firewall closes it, MPICH does without"
+        yield Finding("listening to the network", "note", "; ".join(sorted(found)), cure)
+
+
+LOOKS: Final[tuple[Callable[[], Iterator[Finding]], ...]] = (_python, _machine, _mpi, _torch, _jupyter, _sockets)
