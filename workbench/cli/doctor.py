@@ -124,7 +124,7 @@ def _sockets() -> Iterator[Finding]:
                     program = Path(process.command.partition(" ")[0]).name
                     found.add(f"{program} of {process.cluster!r} on {connection.laddr.ip} port {connection.laddr.port}")
     if found:
-        cure = "Open MPI's launcher cannot be told otherwise; a firewall closes it, MPICH does without"
+        cure = "Open MPI's launcher (prterun) cannot be told otherwise; where that matters, a firewall closes it"
         yield Finding("listening to the network", "note", "; ".join(sorted(found)), cure)
 
 
