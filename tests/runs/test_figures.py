@@ -29,6 +29,7 @@ def test_every_figure_from_the_records(tmp_path: Path) -> None:
         "samples": 9600,
         "dropped_samples": 29,
         "lost_rows": 0,
+        "damage": "none",
         "folder": str(tmp_path / "run"),
     }
     measured = {

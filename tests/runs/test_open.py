@@ -121,8 +121,28 @@ def test_a_torn_tail_costs_only_its_rows(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", ranks=2, steps=100)
     path = folder / f"{source_of(1)}.arrow"
     path.write_bytes(path.read_bytes()[:-10])
-    frame = Run.open(folder).frame()
+    run = Run.open(folder)
+    with pytest.warns(UserWarning, match=r"run is damaged: .*rank-00001\.0\.arrow: batch 11 is cut off"):
+        frame = run.frame()
     assert frame["rank"].value_counts().to_dict() == {0: 100, 1: 99}
+    summary = run.summary()  # and no second warning
+    assert summary["lost_rows"] == 1
+    assert "batch 11 is cut off" in summary["damage"]
+    assert len(run.damage) == 1
+
+
+def test_damage_is_told_of_a_run_that_was_followed(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", ranks=1, steps=100, status=None, end=False)
+    path = folder / f"{source_of(0)}.arrow"
+    path.write_bytes(path.read_bytes()[:-3])
+    run = Run.open(folder)
+    assert run.damage == []  # it may be just being written
+    with (folder / "events.jsonl").open("a") as file:
+        file.write('5\n{"kind": "end", "rank": 0, "step": 100, "status": "done"}\n')
+    assert run.wait(10).status == "done"
+    with pytest.warns(UserWarning, match="is damaged"):
+        assert run.summary()["lost_rows"] == 1
+    assert len(run.damage) == 2
 
 
 def test_the_events_tell_the_end_where_no_owner_did(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ class Cache:
         self._events: list[tuple[int, dict[str, Any]]] = []
         self._known_events: set[str] = set()
         self._stamp = 0
-        self.lost = 0
+        self._lost: dict[str, int] = dict.fromkeys(TABLES, 0)
 
     def add(self, source: str, table: str, first: int, rows: Rows) -> bool:
         """Take in a batch; whether there is a hole before the newest rows of this stream."""
@@ -117,7 +117,7 @@ class Cache:
             stream.ahead.sort(key=lambda batch: batch[0])
             while stream.ahead and stream.ahead[0][0] <= max(stream.next, known):
                 start, batch = stream.ahead.pop(0)
-                self.lost += max(0, start - stream.next)
+                self._lost[table] += max(0, start - stream.next)
                 stream.next = max(stream.next, start)
                 self._take(source, table, stream, start, batch)
             return bool(stream.ahead)
@@ -133,6 +133,20 @@ class Cache:
             self._stamp += 1
             self._events.append((self._stamp, event))
             return True
+
+    def lose(self, table: str, count: int) -> None:
+        """So many rows of a table will never come."""
+        with self._lock:
+            self._lost[table] += count
+
+    @property
+    def lost(self) -> int:
+        """Rows of all tables that nobody had any more."""
+        return sum(self._lost.values())
+
+    def lost_of(self, table: str) -> int:
+        """Rows of one table that nobody had any more."""
+        return self._lost[table]
 
     def next(self, source: str, table: str) -> int:
         """Number of the row that comes next in a stream."""

@@ -67,6 +67,7 @@ class FolderFeed:
         self._readers: dict[Path, StreamReader] = {}
         self._events = EventReader(self.folder)
         self._seen: list[dict[str, Any]] = []
+        self._status: list[str] = []
         self._counts: dict[str, dict[str, int]] = {}
         self._on_rows: tuple[OnRows, ...] = ()
         self._on_event: tuple[OnEvent, ...] = ()
@@ -118,6 +119,11 @@ class FolderFeed:
         """How the run ended, once it has; see `ending_of`."""
         return self._ended
 
+    @property
+    def damage(self) -> list[str]:
+        """What of the folder cannot be read so far; while the run goes on a stream that is just being written is among it."""
+        return [*self._events.damage, *self._status, *(reader.torn for reader in self._readers.values() if reader.torn)]
+
     def close(self) -> None:
         """Stop following."""
         self._stop.set()
@@ -125,7 +131,7 @@ class FolderFeed:
     def _follow(self) -> None:
         while not self._stop.is_set():
             try:
-                ended = ending_of(self.folder, self._seen, self._changed)
+                ended = ending_of(self.folder, self._seen, self._changed, self._status)
                 self._read()  # after the question: what was written before the end is read before it is told
             except RunFolderDamaged as error:
                 ended = {"status": "failed", "steps": 0, "error": {"rank": -1, "where": str(error)}}

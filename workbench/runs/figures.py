@@ -32,6 +32,7 @@ FIGURES: Final = {
     "accuracy": ("%", "share of the validation samples that the answer model classifies correctly"),
     "explained_share": ("%", "share of the time from step to step that the recorded phases explain; validations and pauses left out"),
     "lost_rows": ("rows", "records that neither the ranks nor the disk had any more"),
+    "damage": ("", "what of the folder could not be read and was left out"),
     "folder": ("", "where the records are"),
 }
 """Figure -> (unit, definition). A share or an accuracy is a number from 0 to 1; it is shown in %."""

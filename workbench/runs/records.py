@@ -13,7 +13,7 @@ import numpy as np
 
 from workbench.runs.cache import LIMIT_BYTES, Cache, Held, News
 from workbench.runs.ending import ending_of, last_change
-from workbench.runs.feed import Feed
+from workbench.runs.feed import Feed, FolderFeed
 from workbench.runs.repair import Repair
 from workbench.store import Rows, StreamReader, read_events, streams
 
@@ -37,11 +37,13 @@ class Records:
         self._observers: tuple[Callable[[str], None], ...] = ()
         self._lock = threading.Lock()
         self._unsubscribe: list[Callable[[], None]] = []
-        for event in read_events(folder):
+        self._damage: list[str] = []
+        self._warned = False
+        for event in read_events(folder, self._damage):
             self.cache.event(event)
         if feed is None:
             self._loaded = False
-            self.ended = ending_of(folder, self.cache.events(), last_change(folder)) or _NOT_FOLLOWED
+            self.ended = ending_of(folder, self.cache.events(), last_change(folder), self._damage) or _NOT_FOLLOWED
             self.over.set()
             return
         self._loaded = True
@@ -54,6 +56,22 @@ class Records:
         self.closed.set()
         for unsubscribe in self._unsubscribe:
             unsubscribe()
+
+    @property
+    def damage(self) -> list[str]:
+        """What of the folder could not be read, a line each; of a run that goes on only what was damaged before, for its end is being written."""
+        self._load()
+        return self._told()
+
+    def lost(self, steps: Rows) -> int:
+        """Rows that will never come: known from their numbers, and of a run that is over those of `steps` that its ranks had told of at their end."""
+        self._load()
+        short = 0
+        if self.ended is not None:
+            told = {event["rank"]: int(event.get("step") or 0) for event in self.cache.events() if event["kind"] == "end" and "rank" in event}
+            short = sum(max(0, count - int((steps["rank"] == rank).sum())) for rank, count in told.items())
+        # rows that are missing between others are among both
+        return self.cache.lost + max(0, short - self.cache.lost_of("steps"))
 
     def observe(self, callback: Callable[[str], None]) -> Callable[[], None]:
         """Have `callback("rows" | "events" | "status")` called when something has come; returns what ends it."""
@@ -148,14 +166,27 @@ class Records:
                 return
 
     def _load(self) -> None:
-        """Of a run without a feed: read its folder, once."""
+        """Of a run without a feed: read its folder, once. Of one that is over: warn of damage, once."""
+        self._read()
+        if self.ended is not None and not self._warned:
+            self._warned = True
+            if damage := self._told():
+                warnings.warn(f"{self.folder.name} is damaged: {'; '.join(damage)}", stacklevel=4)
+
+    def _told(self) -> list[str]:
+        followed = self.feed.damage if isinstance(self.feed, FolderFeed) and self.ended is not None else []
+        return list(dict.fromkeys([*self._damage, *followed]))
+
+    def _read(self) -> None:
         if self._loaded:
             return
         with self._lock:
             if not self._loaded:
                 for source, table, path in streams(self.folder):
-                    for batch in StreamReader(path).read():
+                    reader = StreamReader(path)
+                    for batch in reader.read():
                         self.cache.fill(source, table, self.cache.next(source, table), batch.first, batch.rows)
+                    self._damage += [reader.torn] if reader.torn else []
                 self._loaded = True
 
 

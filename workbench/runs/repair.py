@@ -82,7 +82,7 @@ class Repair:
         while (since := self._cache.next(source, table)) < count or any(hole[:2] == (source, table) for hole in self._cache.holes()):
             self._cache.fill(source, table, since, *self._pulled(source, table, since))
             if self._cache.next(source, table) == since:  # nobody has more
-                self._cache.lost += count - since
+                self._cache.lose(table, count - since)
                 return
 
     def _pulled(self, source: str, table: str, since: int) -> tuple[int, Rows]:

@@ -92,6 +92,11 @@ class Run:
                 raise RunFolderDamaged(f"{path} is damaged: 'strategy' must be a JSON object")
         return self._job
 
+    @property
+    def damage(self) -> list[str]:
+        """What of the folder could not be read and was left out, a line each; whoever reads the records is warned of it once."""
+        return self._records.damage
+
     # what it shows
 
     def progress(self) -> figures.Progress:
@@ -130,8 +135,10 @@ class Run:
 
     def summary(self) -> figures.Figures:
         """The figures of the run so far; what each means is said in workbench.runs.figures.FIGURES."""
-        steps, validation, cache = self.table("steps"), self.table("validation"), self._records.cache
-        return figures.summary(self.status, self.job, cache.events(), steps, validation, cache.lost, str(self.folder))
+        steps, validation, records = self.table("steps"), self.table("validation"), self._records
+        told = figures.summary(self.status, self.job, records.cache.events(), steps, validation, records.lost(steps), str(self.folder))
+        told["damage"] = "; ".join(self.damage) or "none"
+        return told
 
     def report(self, path: str | Path | None = None) -> Path:
         """Write one HTML file that needs nothing else (plots included); its path. Of a folder, the run's by default, it is report.html."""
