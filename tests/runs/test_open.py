@@ -229,6 +229,31 @@ def test_processes_that_are_gone_end_a_run_at_once(tmp_path: Path) -> None:
     assert ending_of(folder, [], age_now) is None
 
 
+def test_engines_that_outlive_a_run_do_not_keep_it_going(tmp_path: Path) -> None:
+    quiet = time.time() - 2 * QUIET_SECONDS
+    ranks = {"ranks": [{"rank": 0, "host": socket.gethostname(), "pid": os.getpid()}]}
+    folder, later = (write_run(tmp_path / name, ranks=1, status=None, end=False) for name in ("run", "later"))
+    write_json(folder / "cluster.json", ranks)
+    events = [start_event(rank, 2) for rank in range(2)]
+    assert ending_of(folder, events, quiet) is None  # a long step
+    error = event(0, 1, "error", 7, 3.0, error="OSError", message="no space left", where="")
+    assert ending_of(folder, [*events, error], time.time()) is None  # rank 1 may have something to tell
+    ended = ending_of(folder, [*events, error], quiet)
+    assert ended is not None
+    assert (ended["steps"], ended["error"]["where"]) == (7, "OSError: no space left")
+    ended = ending_of(folder, [*events, event(0, 1, "end", 7, 3.0)], quiet)
+    assert ended is not None
+    assert "the others never told" in ended["error"]["where"]
+    paused = [*events, event(0, 1, "end", 7, 3.0), event(1, 1, "pause", 7, 3.0)]
+    assert ending_of(folder, paused, quiet) is None
+    time.sleep(0.02)
+    write_json(later / "cluster.json", ranks)
+    assert ending_of(later, events, quiet) is None
+    ended = ending_of(folder, paused, quiet)
+    assert ended is not None
+    assert "went on to another run" in ended["error"]["where"]
+
+
 def test_following_a_run_of_another_process(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()

@@ -27,8 +27,14 @@ def ending_of(folder: Path, events: Iterable[Event], changed: float, damage: lis
 
     `changed` is when the folder last gained a record, in seconds since 1970. What counts, in this order: status.json,
     which whoever followed the run wrote at its end (a damaged one counts as missing, and `damage` gets a line that
-    says so); the events, when every rank has told its end or one an error; the
-    processes of the ranks, when they ran on this host; at last, how long nothing has been recorded.
+    says so); the events, when every rank has told its end or its error; the processes of the ranks, when they ran on
+    this host; at last, how long nothing has been recorded.
+
+    Processes that are gone end a run, but those that are there do not keep it going: engines outlive their runs. A run
+    that has recorded nothing for `QUIET_SECONDS` is over although its processes are there when one of its ranks has
+    told an error (or its end, unless the others are paused), or when the same processes have begun a newer run beside
+    it, for they do one at a time. With neither it counts as going on, however long: a step may be long, and a rank
+    whose disk is full can tell nobody here; whoever follows the ranks themselves knows more.
     """
     told = _written_down(folder, damage)
     if told is not None:
@@ -42,7 +48,18 @@ def ending_of(folder: Path, events: Iterable[Event], changed: float, damage: lis
     if alive is False:
         return {"status": "failed", "steps": steps, "error": _nobody("its processes are gone and none of them told why")}
     quiet = time.time() - changed
-    if alive is None and quiet > QUIET_SECONDS and not is_paused(events):
+    if quiet <= QUIET_SECONDS:
+        return None
+    failed = _failed_by(events)
+    if failed is not None:
+        return failed
+    if alive and _newer_run(folder):
+        return {"status": "failed", "steps": steps, "error": _nobody("its processes went on to another run, and nobody told how it ended")}
+    if is_paused(events):
+        return None
+    if any(event["kind"] in ("end", "abort") for event in events):
+        return {"status": "failed", "steps": steps, "error": _nobody("some of its ranks ended, and the others never told how")}
+    if alive is None:
         return {"status": "failed", "steps": steps, "error": _nobody(f"nothing was recorded for {quiet:.0f} s, and nobody told how it ended")}
     return None
 
@@ -86,13 +103,23 @@ def _told_by_events(events: list[Event]) -> dict[str, Any] | None:
     steps = max((int(event.get("step") or 0) for event in [*ended.values(), *errors]), default=0)
     over = {event.get("rank") for event in errors} | set(ended) | {event["lost"] for event in errors if event.get("lost") is not None}
     if errors and len(over) >= max(len(started), 1):
-        # a rank that lost a peer failed because of another
-        first = min(errors, key=lambda event: (event.get("lost") is not None, float(event.get("seconds") or 0)))
-        return {"status": "failed", "steps": steps, "error": _error_of(first, started.get(first.get("rank"), {}))}
+        return _failed_by(events)
     if ended and len(ended) >= max(expected, len(started)):
         stopped = any(event["kind"] == "abort" or event.get("status") == "stopped" for event in ended.values())
         return {"status": "stopped" if stopped else "done", "steps": steps, "error": None}
     return None
+
+
+def _failed_by(events: list[Event]) -> dict[str, Any] | None:
+    """The end of a run by the first error that a rank has told; None if none has."""
+    started = {event.get("rank"): event for event in events if event["kind"] == "start"}
+    errors = [event for event in events if event["kind"] == "error"]
+    if not errors:
+        return None
+    # a rank that lost a peer failed because of another
+    first = min(errors, key=lambda event: (event.get("lost") is not None, float(event.get("seconds") or 0)))
+    steps = max(int(event.get("step") or 0) for event in events if event["kind"] in ("error", "end", "abort"))
+    return {"status": "failed", "steps": steps, "error": _error_of(first, started.get(first.get("rank"), {}))}
 
 
 def _error_of(event: Event, start: Event) -> dict[str, Any]:
@@ -113,15 +140,14 @@ def _nobody(where: str) -> dict[str, Any]:
 
 def _processes_alive(folder: Path) -> bool | None:
     """Whether one of the run's processes is there; None when that cannot be seen from here."""
+    processes = _processes(folder)
+    if not processes or any(host != socket.gethostname() for host, _ in processes):
+        return None
     try:
-        ranks = read_json(folder / "cluster.json")["ranks"]
-        pids = [int(rank["pid"]) for rank in ranks]
         begun = (folder / "job.json").stat().st_mtime
-    except (OSError, KeyError, TypeError, ValueError, RunFolderDamaged):
+    except OSError:
         return None
-    if not pids or any(rank.get("host") != socket.gethostname() for rank in ranks):
-        return None
-    for pid in pids:
+    for _, pid in processes:
         try:
             # a process that is younger than the run has only inherited the number
             if psutil.Process(pid).create_time() <= begun + 1 and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
@@ -129,3 +155,22 @@ def _processes_alive(folder: Path) -> bool | None:
         except psutil.Error:
             continue
     return False
+
+
+def _newer_run(folder: Path) -> bool:
+    """Whether one of the run's processes has begun another run beside it since."""
+    mine = _processes(folder)
+    try:
+        begun = (folder / "cluster.json").stat().st_mtime
+        newer = [path for path in folder.parent.glob("*/cluster.json") if path.parent.name != folder.name and path.stat().st_mtime > begun]
+    except OSError:
+        return False
+    return any(mine & _processes(path.parent) for path in newer)
+
+
+def _processes(folder: Path) -> set[tuple[str, int]]:
+    """(host, process) of every rank, as cluster.json has them; none if it cannot be read."""
+    try:
+        return {(str(rank["host"]), int(rank["pid"])) for rank in read_json(folder / "cluster.json")["ranks"]}
+    except (OSError, KeyError, TypeError, ValueError, RunFolderDamaged):
+        return set()
