@@ -158,3 +158,15 @@ def test_modules_are_the_users_files_under_the_folder(tmp_path: Path) -> None:
     changed = job.modules(tmp_path)
     assert [name for name in changed if changed[name] != first[name]] == ["layers.narrow"]
     assert Job().modules(tmp_path) == {}
+
+
+def test_a_job_file_that_is_nested_too_deeply(tmp_path: Path) -> None:
+    for text in ('{"model_options": ' + '{"a": ' * 50_000 + "1" + "}" * 50_001, "[" * 100_000, '{"learning_rate": 1' + "0" * 400 + "}"):
+        (tmp_path / "job.json").write_text(text)
+        with pytest.raises(ValueError, match=r"job\.json( is nested too deeply|: Job\(learning_rate=1000)"):
+            Job.load(tmp_path / "job.json")
+    deep: dict[str, object] = {}
+    for _ in range(50_000):
+        deep = {"a": deep}
+    with pytest.raises(ValueError, match="model_options must hold plain JSON values, nested less deeply"):
+        Job(model="my.module:Net", model_options=deep)

@@ -184,3 +184,22 @@ def test_unknown_name_lists_what_is_known() -> None:
     assert unknown_name("wire", "floot32", ["float32", "int8"]) == "unknown wire 'floot32'; did you mean 'float32'? (known: float32, int8)"
     assert "did you mean 'learning_rate'?" in unknown_name("option", "lr", ["seed", "learning_rate"])
     assert unknown_name("wire", "zzz", ["int8"], of="Ring") == "Ring has no wire 'zzz' (known: int8)"
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "words"),
+    [
+        ("batch_size", 10**400, "batch_size must be a whole number of at least 1 that fits in 64 bits, got 1000"),
+        ("batch_size", 10**300, "fits in 64 bits"),
+        ("batch_size", 2**63, "fits in 64 bits"),
+        ("batch_size", 10**5000, "got int that is too long to show"),
+        ("learning_rate", 10**400, "learning_rate must be a number of at least 0 that fits in 64 bits"),
+        ("learning_rate", np.array([0.1, 0.2]), r"learning_rate must be a number of at least 0, got array\(\[0.1, 0.2\]\)"),
+        ("learning_rate", np.array([0.1]), "learning_rate must be a number of at least 0"),
+    ],
+    ids=range(7),
+)
+def test_numbers_that_no_machine_holds_are_refused(name: str, given: object, words: str) -> None:
+    with pytest.raises(ValueError, match=words) as caught:
+        Job(**{name: given})
+    assert len(str(caught.value)) < 1000

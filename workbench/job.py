@@ -11,7 +11,7 @@ from typing import Any, Final, Self, cast, final
 from workbench import data as datasets
 from workbench import models
 from workbench.callables import check_path, modules_under, path_of
-from workbench.options import Options, option, unknown_name
+from workbench.options import Options, option, shown, unknown_name
 from workbench.strategies import STRATEGIES, Synchronous
 from workbench.strategies.base import Strategy
 
@@ -71,6 +71,8 @@ class Job(Options):
             raise ValueError(f"there is no job file {file}") from error
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
             raise ValueError(f"{file} is not a JSON file: {error}") from error
+        except RecursionError as error:
+            raise ValueError(f"{file} is nested too deeply to be a job") from error
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from error
 
@@ -118,5 +120,7 @@ def _plain(name: str, options: dict[str, Any]) -> dict[str, Any]:
     """A copy of its own, as JSON would give it back (tuples become lists); ValueError for what JSON cannot hold."""
     try:
         return cast("dict[str, Any]", json.loads(json.dumps(options, allow_nan=False)))
+    except RecursionError as error:
+        raise ValueError(f"Job({name}={shown(options)}): {name} must hold plain JSON values, nested less deeply") from error
     except (TypeError, ValueError) as error:
-        raise ValueError(f"Job({name}={options!r}): {name} must hold plain JSON values, {error}") from error
+        raise ValueError(f"Job({name}={shown(options)}): {name} must hold plain JSON values, {error}") from error

@@ -22,9 +22,12 @@ import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 Table = Mapping[str, Any]
+
+SHOWN: Final = 400
+"""Characters of a wrong value that an error message shows."""
 
 
 def option(
@@ -206,7 +209,7 @@ def _checked(owner: str, described: Option, given: Any) -> Any:
     name = described.name
 
     def refuse(words: str) -> ValueError:
-        return ValueError(f"{owner}({name}={given!r}): {name} must be {words}, got {given!r}")
+        return ValueError(f"{owner}({name}={shown(given)}): {name} must be {words}, got {shown(given)}")
 
     if given is None:
         if described.optional:
@@ -221,9 +224,14 @@ def _checked(owner: str, described: Option, given: Any) -> Any:
     kind = described.kind
     if kind in (int, float):
         # numbers.Integral of NumPy and plain ints alike; a bool is not a number here, it is a typing mistake
-        if isinstance(given, bool) or not hasattr(given, "__float__") or isinstance(given, str):
+        if isinstance(given, bool) or not hasattr(given, "__float__") or isinstance(given, str) or getattr(given, "ndim", 0) != 0:
             raise refuse(allowed(described))
-        value = float(given)
+        try:
+            value = float(given)
+        except OverflowError:
+            raise refuse(f"{allowed(described)} that fits in 64 bits") from None
+        except (TypeError, ValueError):
+            raise refuse(allowed(described)) from None
         if not math.isfinite(value) or (kind is int and not value.is_integer()):
             raise refuse(allowed(described))
         if described.above is not None and not value > described.above:
@@ -232,6 +240,8 @@ def _checked(owner: str, described: Option, given: Any) -> Any:
             raise refuse(allowed(described))
         if described.maximum is not None and value > described.maximum:
             raise refuse(allowed(described))
+        if kind is int and not -(2**63) <= int(given) < 2**63:
+            raise refuse(f"{allowed(described)} that fits in 64 bits")
         plain = int(given) if kind is int else value
         return given if type(given) is kind else plain
     if kind in (bool, str, dict) and not isinstance(given, kind):
@@ -239,6 +249,15 @@ def _checked(owner: str, described: Option, given: Any) -> Any:
     if kind is tuple and isinstance(given, list):
         return tuple(given)
     return given
+
+
+def shown(given: Any) -> str:
+    """What was given, as an error message shows it: on a few lines at most, whatever it is."""
+    try:
+        text = repr(given)
+    except (ValueError, RecursionError):  # more digits than Python writes; nested too deeply
+        return f"{type(given).__name__} that is too long to show"
+    return text if len(text) <= SHOWN else f"{text[: SHOWN // 2]} ... {text[-SHOWN // 4 :]}"
 
 
 def allowed(described: Option) -> str:
