@@ -15,7 +15,7 @@ import numpy as np
 from workbench.store import Rows, RunLog, read_source
 from workbench.telemetry import TABLES
 
-PUSH_SECONDS: Final = 0.05
+PUSH_SECONDS: Final = 0.1
 WRITE_SECONDS: Final = 0.5
 KEPT_ROWS: Final = 50_000  # per table, in memory, for views that ask again; older rows come from the disk
 
@@ -95,7 +95,7 @@ class Journal:
 
 @final
 class Flusher:
-    """Carries a journal's records to the run folder (every half second) and to the notebook (20 times a second).
+    """Carries a journal's records to the run folder (every half second) and to the notebook (10 times a second, events at once).
 
     A full disk ends neither the training nor the pushes: records are kept and tried again, and an event says so.
     """
