@@ -224,6 +224,15 @@ class TestVerdict:
         told = verdict({0: outcome(0, "lost", peer=1)}, {1: {"host": "h", "device": "CPU", "step": 12}})
         assert told["error"] == {"rank": 1, "host": "h", "device": "CPU", "step": 12, "where": "its process is gone", "traceback": ""}
 
+    @pytest.mark.parametrize(
+        ("mpi", "rank", "words"), [("Open MPI 5.0.11", -1, "mpiexec has ended"), ("MPICH 5.0.2", 1, "cannot go on without a rank")]
+    )
+    def test_a_rank_is_blamed_for_all_only_where_the_library_ends_with_it(self, mpi: str, rank: int, words: str) -> None:
+        both = {1: {"host": "h", "device": "CPU", "mpi": mpi}, 0: {"host": "h", "device": "CPU", "mpi": mpi}}
+        for told in (verdict({}, both), verdict({0: outcome(0, "lost", peer=1)}, {1: both[1]}, all_gone=True)):
+            assert told["error"]["rank"] == rank
+            assert words in told["error"]["where"]
+
 
 def test_importing_the_client_side_loads_no_mpi() -> None:
     """MPI in the notebook's process would open sockets to the network."""

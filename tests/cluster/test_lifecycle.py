@@ -202,6 +202,55 @@ def test_the_command_line_stops_another_notebook_s_run_in_order(pair: Cluster) -
     assert json.loads((run.folder / "status.json").read_text())["status"] == "stopped"
 
 
+def test_doctor_names_what_listens_to_the_network(pair: Cluster) -> None:
+    from workbench.cli.doctor import _sockets
+
+    with pair:
+        code = "import socket, sys; s = socket.socket(); s.bind(('0.0.0.0', 0)); s.listen(); print(s.getsockname()[1], flush=True); sys.stdin.read()"
+        environ = {**os.environ, reaper.CLUSTER_ID: pair.name, reaper.PROFILE_DIR: str(profile_dir())}
+        process = subprocess.Popen([sys.executable, "-c", code], env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        port = process.stdout.readline().strip()
+        assert any(f"of {pair.name!r} on 0.0.0.0 port {port}" in finding.text for finding in _sockets())
+        process.communicate("")
+
+
+SLEEPY = """
+import os, time, torch
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(64, 10)
+        self.calls = 0
+    def forward(self, x):
+        self.calls += 1
+        if self.calls == 5 and int(os.environ.get("OMPI_COMM_WORLD_RANK", os.environ.get("PMI_RANK", 0))) == 1:
+            time.sleep(1000)
+        return self.layer(x.flatten(1))
+"""
+
+
+def test_an_abort_ends_a_rank_that_sleeps_and_the_ranks_go_on(pair: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sleepy_net.py").write_text(SLEEPY)
+    monkeypatch.chdir(tmp_path)
+    pair.start()
+    run = pair.train(Job(model="sleepy_net:Net", steps=100))
+    until(lambda: feed_of(pair).beacons()[1]["step"] >= 3)
+    run.abort()
+    assert run.wait(12).status == "stopped"
+    assert pair.train(Job(steps=3)).wait(30).status == "done"
+
+
+def test_mpiexec_that_is_killed_is_told_and_no_rank_blamed(pair: Cluster) -> None:
+    pair.start()
+    pair.train(LONG)
+    training(pair)
+    psutil.Process(pair._engines.processes._cluster.engine_set.pid).kill()
+    assert feed_of(pair).wait(30)
+    error = feed_of(pair).finished()["error"]  # type: ignore[index]
+    assert (error["rank"], "mpiexec has ended" in error["where"]) == (-1, True), error
+
+
 OWNER = """
 import sys, time
 from workbench import Cluster, Job

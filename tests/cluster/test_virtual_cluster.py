@@ -181,6 +181,18 @@ def test_pause_step_change_resume_stop(cluster: VirtualCluster) -> None:
     assert run.model() is not None
 
 
+def test_an_abort_ends_a_model_that_sleeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sleepy_virtual.py").write_text("import time\ndef net(input_shape, classes): time.sleep(1000)")
+    monkeypatch.chdir(tmp_path)
+    with VirtualCluster(2, device=DEVICE, folder=tmp_path) as cluster:
+        run = cluster.train(Job(model="sleepy_virtual:net", steps=3))
+        time.sleep(1)
+        run.abort()
+        run.wait(15)
+        assert run.status == "stopped"
+        assert cluster.train(Job(steps=1)).wait(30).status == "done"
+
+
 @pytest.mark.parametrize("pace", ["fast", "real"])
 def test_an_abort_ends_it_at_once(tmp_path: Path, pace: str) -> None:
     device = Device(seconds_per_sample=1.0, seconds_per_update=0.0) if pace == "real" else DEVICE

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 LAST: Final = 2**40
 """The number of the command by which a rank stops itself when its controller is gone: the same on all ranks, above all others."""
 
+
 @final
 class Assignment:
     """A run, as this rank has it. Made on the control thread; `perform` is called on the main thread."""
@@ -43,7 +44,7 @@ class Assignment:
         self.comm: Any = None
         self.commands: dict[int, tuple[str, dict[str, Any]]] = {}
         self.newest = 0
-        self._aborted = False
+        self._aborted = self._training = self._interrupted = False
         self._lock = threading.Lock()
 
     def order(self, verb: str, options: dict[str, Any]) -> int:
@@ -65,6 +66,12 @@ class Assignment:
         self._aborted = True
         if self.inbox is not None:
             self.inbox.put(0, "abort")
+
+    def interrupt(self) -> None:
+        """On the main thread, by a signal: leave the user's code wherever it is. Only while it runs: the outcome must be told in any case."""
+        if self._training:
+            self._training, self._interrupted = False, True
+            raise KeyboardInterrupt("interrupted")
 
     def give_up(self) -> None:
         """The controller is gone: stop at the next step at which the ranks agree, as if told to."""
@@ -108,8 +115,10 @@ class Assignment:
             # first of all, so that a rank that fails below can say so to the others
             self.comm = world.fresh(lambda: self._aborted)
             loaded()
+            from workbench.training import surroundings
             from workbench.training.journal import Flusher, Journal
 
+            surroundings.reset()
             self.journal = Journal(next_source(folder, rank), folder)
             flusher = Flusher(self.journal, self._push, self._push_event)
             with output_to(folder, rank):
@@ -119,7 +128,13 @@ class Assignment:
         except PeerLost as error:
             told |= {"status": "lost", "peer": error.rank, "message": str(error), "traceback": traceback.format_exc()}
         except BaseException as error:  # noqa: BLE001 (whatever a user's model raises: the outcome tells it)
-            told |= {"status": "failed", "message": str(error), **_failure(error)}
+            self._training = False
+            if self._interrupted and self._aborted:
+                told |= {"status": "aborted", "message": "interrupted, because it did not heed the abort"}
+                if self.journal is not None:
+                    self.journal.event("abort", rank=rank, step=self.journal.counts()["steps"], seconds=0.0, message=told["message"])
+            else:
+                told |= {"status": "failed", "message": str(error), **_failure(error)}
             if self.comm is not None:
                 with contextlib.suppress(MPI.Exception):
                     self.comm.farewell(f"{type(error).__name__}: {error}")
@@ -145,8 +160,10 @@ class Assignment:
                 self.inbox.put(0, "abort")
             self._deliver()
             place = Place(devices.torch_device(devices.bound()))
+            self._training = True
             return run_rank(job, self.comm, self.journal, self.inbox, folder, place)
         finally:
+            self._training = False
             code.remember()
 
     def _deliver(self) -> None:

@@ -21,6 +21,7 @@ from workbench.store import read_json, read_source, write_json
 from workbench.telemetry import TABLES
 
 POLL_SECONDS: Final = 1.0
+ABORT_SECONDS: Final = 3.0  # a rank that has not ended so long after an abort is interrupted
 GRACE_SECONDS: Final = 1.5  # after the first failure the other ranks have so long to notice by themselves
 
 
@@ -37,6 +38,7 @@ class EngineFeed:
         self._ranks = Ranks(link, self._run, ranks, alive)
         self._trouble_since = 0.0
         self._ending = False
+        self._abort_sent = 0.0
         self._ended: dict[str, Any] | None = None
         self._over, self._look = threading.Event(), threading.Event()
         self._arrivals = Arrivals(self._folder.name, self._missed_events)
@@ -98,6 +100,7 @@ class EngineFeed:
         there = self._ranks.there()
         if verb == "abort":
             self._link.send("abort", there, run=self._run)
+            self._abort_sent = self._abort_sent or time.monotonic()
             return 0
         if not there:
             raise ClusterGone(f"no rank of {self._folder.name} is there to {verb}")
@@ -167,6 +170,7 @@ class EngineFeed:
                 if not left:
                     break
                 self._end_others(left)
+                self._interrupt(left)
                 self._look.wait(POLL_SECONDS)
             self._hand_on_the_rest()
             told = self._on_disk() if self._ranks.forgotten else None
@@ -194,6 +198,13 @@ class EngineFeed:
             self._trouble_since = self._trouble_since or time.monotonic()
             if time.monotonic() - self._trouble_since > GRACE_SECONDS:
                 self._link.send("abort", left, run=self._run)
+                self._abort_sent = self._abort_sent or time.monotonic()
+
+    def _interrupt(self, left: list[int]) -> None:
+        """A rank that does not heed an abort is in the user's code, which an interrupt ends where it sleeps or computes in Python."""
+        if self._abort_sent and time.monotonic() - self._abort_sent > ABORT_SECONDS:
+            self._link.signal("SIGINT", left)
+            self._abort_sent = time.monotonic()
 
     def _missed_events(self, rank: int, since: int) -> list[dict[str, Any]]:
         reply = self._ranks.ask_one("events", rank, since=since)

@@ -116,7 +116,7 @@ class Ranks:
     def judge(self, ending: bool) -> dict[str, Any]:
         """How the run ended, once no rank is left. `ending`: a person has ended the cluster."""
         lost = sorted(self._lost, key=lambda rank: self._left.index(rank) if rank in self._left else len(self._left))
-        told = verdict(self.outcomes, {rank: {**self._who[rank], **self.reports.get(rank, {})} for rank in lost})
+        told = verdict(self.outcomes, {rank: {**self._who[rank], **self.reports.get(rank, {})} for rank in lost}, not self.there())
         if not self._lost or not (ending or self._abandoned):
             return told
         if self._abandoned and not self.outcomes:

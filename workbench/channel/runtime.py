@@ -149,11 +149,9 @@ class Runtime:
         """On the main thread, as a callback of its loop."""
         assignment = self._assignment
         assert assignment is not None
-        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ends a model that never comes to a step's end
+        before = signal.signal(signal.SIGINT, lambda *_: assignment.interrupt())  # ends a model that never comes to a step's end
         try:
             assignment.perform(self._world, self._code, self._loader.join)
-        except KeyboardInterrupt:
-            pass
         finally:
             signal.signal(signal.SIGINT, before)
 

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 Outcome = Mapping[str, Any]
 
 
-def verdict(outcomes: Mapping[int, Outcome], lost: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+def verdict(outcomes: Mapping[int, Outcome], lost: Mapping[int, Mapping[str, Any]], all_gone: bool = False) -> dict[str, Any]:
     """{"status": "done", "stopped" or "failed", "steps", "error"} of a run.
 
     `outcomes` are those of the ranks that have one, `lost` the ranks whose process is gone, the first to go
-    first, with what is known of them. The error is that of a lost rank, else of the one that failed first; ranks that only lost a peer or
-    were told to end follow from it.
+    first, with what is known of them; `all_gone`: no rank has a process any more. The error is that of a lost rank, else of
+    the one that failed first; ranks that only lost a peer or were told to end follow from it.
     """
     steps = max((int(outcome.get("steps", 0)) for outcome in outcomes.values()), default=0)
-    error = _first_error(outcomes, lost)
+    error = _first_error(outcomes, lost, all_gone)
     if error is not None:
         return {"status": "failed", "steps": steps, "error": error}
     stopped = any(outcome["status"] in ("stopped", "aborted") for outcome in outcomes.values())
@@ -28,11 +29,14 @@ def nobody(where: str) -> dict[str, Any]:
     return _error(-1, {}, where)
 
 
-def _first_error(outcomes: Mapping[int, Outcome], lost: Mapping[int, Mapping[str, Any]]) -> dict[str, Any] | None:
+def _first_error(outcomes: Mapping[int, Outcome], lost: Mapping[int, Mapping[str, Any]], all_gone: bool) -> dict[str, Any] | None:
     if lost:
         dead = next(iter(lost))
-        alone = len(lost) == 1 or set(outcomes) - set(lost)
-        where = "its process is gone" if alone else "its process is gone, and with it all others: this MPI library cannot go on without a rank"
+        together = len(set(lost) | set(outcomes)) > 1 and (all_gone or (len(lost) > 1 and not set(outcomes) - set(lost)))
+        survives = re.match(r"Open MPI ([5-9]|\d\d)", str(lost[dead].get("mpi", "")))
+        if together and survives:  # there, ranks outlive a dead one: it was none of them
+            return nobody("the processes of all ranks are gone: mpiexec has ended, or something has ended all of them")
+        where = "its process is gone, and with it all others: this MPI library cannot go on without a rank" if together else "its process is gone"
         return _error(dead, {**lost[dead], "steps": lost[dead].get("step", 0)}, where)
     failed = sorted((o for o in outcomes.values() if o["status"] == "failed"), key=lambda o: float(o.get("ended", 0.0)))
     if failed:

@@ -109,8 +109,10 @@ class Simulation:
     def perform(self, code: UserCode) -> None:
         """Train on all ranks; never raises: status.json and the outcome that is sent say how it ended."""
         from workbench.channel.output import Lines
+        from workbench.training import surroundings
         from workbench.training.journal import Flusher, Journal
 
+        surroundings.reset()
         folder = Path(self.run)
         journal = self._journal = Journal(SOURCE, folder)
         flusher = Flusher(journal, self._push, self._push_event)

@@ -6,7 +6,7 @@ import contextlib
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Final, final
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from workbench.cluster.simulation import SOURCE
 from workbench.errors import ClusterGone, WorkbenchError
 from workbench.store import read_source, write_json
 from workbench.telemetry import TABLES
+
+ABORT_SECONDS: Final = 3.0
+"""A world that has not ended the run so long after an abort is killed; the next run gets a fresh one."""
 
 
 @final
@@ -31,6 +34,7 @@ class WorldFeed:
         self._counts: dict[str, int] = {}
         self._told: dict[int, dict[str, Any]] = {}
         self._ended: dict[str, Any] | None = None
+        self._aborted = False
         self._over, self._closing = threading.Event(), threading.Lock()
 
     subscribe: Callable[[OnRows], Callable[[], None]]
@@ -64,6 +68,9 @@ class WorldFeed:
         """Send a command to all ranks; its number (0 for "abort", which needs none). ClusterGone if the world is."""
         if verb == "abort":
             self._child.tell("abort", run=self._run)
+            if not self._aborted:
+                self._aborted = True
+                threading.Thread(target=self._insist, name=f"abort of {self.folder.name}", daemon=True).start()
             return 0
         answer = self._child.ask("order", run=self._run, verb=verb, options=options)
         if answer is None:
@@ -103,11 +110,18 @@ class WorldFeed:
 
     def lost(self, why: str) -> None:
         """The world is gone: the run, if it was on, has failed."""
-        ended = {"status": "failed", "steps": 0, "error": nobody(why)}
+        ended: dict[str, Any] = {"status": "failed", "steps": 0, "error": nobody(why)}
+        if self._aborted:
+            ended = {"status": "stopped", "steps": max((int(told["step"]) for told in self._told.values()), default=0), "error": None}
         if self._ended is None:
             with contextlib.suppress(OSError):
                 write_json(self.folder / "status.json", ended)
         self._end_soon(ended)
+
+    def _insist(self) -> None:
+        """A model that sleeps, or never comes to a step's end, does not hear of an abort."""
+        if not self.wait(ABORT_SECONDS):
+            self._child.kill()
 
     def _end_soon(self, ended: dict[str, Any]) -> None:
         # on a thread of its own: those who are handed the last rows may ask the world something meanwhile
