@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from workbench.callables import call
 from workbench.data import DATA
 from workbench.job import Job
 from workbench.models import MODELS
@@ -170,3 +173,39 @@ def test_a_job_file_that_is_nested_too_deeply(tmp_path: Path) -> None:
         deep = {"a": deep}
     with pytest.raises(ValueError, match="model_options must hold plain JSON values, nested less deeply"):
         Job(model="my.module:Net", model_options=deep)
+
+
+def test_the_options_of_a_job_are_frozen() -> None:
+    given: dict[str, Any] = {"hidden": [4, 5], "more": {"deep": [1]}}
+    job = Job(model="my.module:Net", model_options=given)
+    given["hidden"].append(6)
+    changes: list[Callable[[dict[str, Any]], Any]] = [
+        lambda options: options.update(x=1),
+        lambda options: options.pop("hidden"),
+        lambda options: options.__setitem__("x", 1),
+        lambda options: options.__ior__({"x": 1}),
+        lambda options: options["hidden"].append(1),
+        lambda options: options["more"]["deep"].sort(),
+        lambda options: options["more"].clear(),
+    ]
+    for change in changes:
+        with pytest.raises(TypeError, match=r"cannot be changed; make another job: job\.replace"):
+            change(job.model_options)
+    assert job.model_options == {"hidden": [4, 5], "more": {"deep": [1]}}
+    for same in (Job.from_json(json.loads(json.dumps(job.to_json()))), pickle.loads(pickle.dumps(job)), copy.deepcopy(job), job.replace()):
+        assert same == job
+        assert hash(same) == hash(job)
+    assert len({job, job.replace(seed=1), Job(), Job()}) == 3
+    told = job.to_json()
+    told["model_options"]["hidden"].append(6)  # a copy
+    assert job.model_options["hidden"] == [4, 5]
+
+
+def test_a_callable_gets_options_that_it_may_change() -> None:
+    def net(hidden: list[int]) -> list[int]:
+        hidden.append(10)
+        return hidden
+
+    job = Job(model="my.module:Net", model_options={"hidden": [4]})
+    assert call("model", job.model, net, job.model_options, {}) == [4, 10]
+    assert job.model_options == {"hidden": [4]}

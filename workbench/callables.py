@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from workbench.frozen import thawed
 from workbench.options import unknown_name
 
 
@@ -62,7 +63,7 @@ def call(field: str, path: str, function: Callable[..., Any], options: Mapping[s
     for name in options:
         if name not in named and not takes_any:
             raise ValueError(unknown_name("option", name, named, of=f"{field} {path!r}"))
-    keywords = {n: value for n, value in offered.items() if n in named and value is not None} | dict(options)
+    keywords = {n: value for n, value in offered.items() if n in named and value is not None} | thawed(dict(options))
     missing = [n for n in named if parameters[n].default is inspect.Parameter.empty and n not in keywords]
     if missing:
         raise ValueError(f"{field} {path!r} needs {', '.join(map(repr, missing))}; give it in {field}_options")

@@ -11,6 +11,7 @@ from typing import Any, Final, Self, cast, final
 from workbench import data as datasets
 from workbench import models
 from workbench.callables import check_path, modules_under, path_of
+from workbench.frozen import frozen, thawed
 from workbench.options import Options, option, shown, unknown_name
 from workbench.strategies import STRATEGIES, Synchronous
 from workbench.strategies.base import Strategy
@@ -25,7 +26,8 @@ class Job(Options):
     """What is trained, on what, for how long, and how the ranks exchange what they learn.
 
     `model`, `data` and `loss` are names or "package.module:callable"; a function or class of a module may be given
-    itself and is kept by its name. Steps count from 0.
+    itself and is kept by its name. Steps count from 0. Its options are frozen too: a job can be hashed, and what was
+    checked stays as it is.
     """
 
     model: str = option("mlp", group="model", help='mlp, cnn, resnet20 or "package.module:callable" that returns an nn.Module')
@@ -94,6 +96,10 @@ class Job(Options):
             data = {name: value for name, value in data.items() if name != "modules"}
         return super().from_json(data)
 
+    def to_json(self) -> dict[str, Any]:
+        """A dict of plain JSON values that the caller may change; the strategy and its parts become {"kind": name, ...}."""
+        return cast("dict[str, Any]", thawed(super().to_json()))
+
     def replace(self, **changes: Any) -> Self:
         """The same job with some fields changed; new `steps` take the place of `epochs`, and the other way round."""
         for length, other in (("epochs", "steps"), ("steps", "epochs")):
@@ -117,9 +123,9 @@ class Job(Options):
 
 
 def _plain(name: str, options: dict[str, Any]) -> dict[str, Any]:
-    """A copy of its own, as JSON would give it back (tuples become lists); ValueError for what JSON cannot hold."""
+    """A frozen copy, as JSON would give it back (tuples become lists); ValueError for what JSON cannot hold."""
     try:
-        return cast("dict[str, Any]", json.loads(json.dumps(options, allow_nan=False)))
+        return cast("dict[str, Any]", frozen(json.loads(json.dumps(options, allow_nan=False))))
     except RecursionError as error:
         raise ValueError(f"Job({name}={shown(options)}): {name} must hold plain JSON values, nested less deeply") from error
     except (TypeError, ValueError) as error:
