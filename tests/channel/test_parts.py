@@ -220,6 +220,11 @@ class TestVerdict:
         assert told["error"]["traceback"] == "T"
         assert told["error"]["step"] == 7
 
+    def test_the_step_is_that_of_the_error_not_of_the_last_record(self) -> None:
+        told = verdict({0: outcome(0, "failed", error="Diverged", step=9), 1: outcome(1, "aborted")}, {})
+        assert told["error"]["step"] == 9
+        assert told["steps"] == 7
+
     def test_a_dead_process_is_named(self) -> None:
         told = verdict({0: outcome(0, "lost", peer=1)}, {1: {"host": "h", "device": "CPU", "step": 12}})
         assert told["error"] == {"rank": 1, "host": "h", "device": "CPU", "step": 12, "where": "its process is gone", "traceback": ""}

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from workbench.training.control import Inbox
     from workbench.training.journal import Journal
 
+MEETING_SECONDS: Final = 10.0
+"""So long a rank that was told to end waits for the others to come to the start of the run: all have the order, and come."""
 LAST: Final = 2**40
 """The number of the command by which a rank stops itself when its controller is gone: the same on all ranks, above all others."""
 
@@ -134,7 +136,7 @@ class Assignment:
                 if self.journal is not None:
                     self.journal.event("abort", rank=rank, step=self.journal.counts()["steps"], seconds=0.0, message=told["message"])
             else:
-                told |= {"status": "failed", "message": str(error), **_failure(error)}
+                told |= {"status": "failed", **_particulars(error)}
             if self.comm is not None:
                 with contextlib.suppress(MPI.Exception):
                     self.comm.farewell(f"{type(error).__name__}: {error}")
@@ -142,6 +144,9 @@ class Assignment:
             flusher.close()
         if self.journal is not None:
             told["steps"] = self.journal.counts()["steps"]
+        failed_at = next((event["step"] for event in self.events if event["kind"] == "error"), None)
+        if failed_at is not None:
+            told["step"] = failed_at
         self.outcome = {"steps": 0, **told, "began": began, "ended": time.time()}
         self.state = {"done": "done", "stopped": "stopped", "aborted": "stopped"}.get(told["status"], "failed")
         self.out.say("outcome", outcome=self.outcome)
@@ -190,33 +195,45 @@ class World:
     """All ranks, and the communicators that runs were given of them."""
 
     def __init__(self) -> None:
-        self._spoiled = ""
+        self.spoiled = ""
+        """Why no run can begin any more; empty while one can."""
         MPI.COMM_WORLD.Set_errhandler(MPI.ERRORS_RETURN)
 
     def fresh(self, aborted: Callable[[], bool], patience: float = 60.0) -> Any:
-        """Collective. A communicator of its own for a run, made without blocking. WorkbenchError when that fails: only a restart helps."""
-        if self._spoiled:
-            raise WorkbenchError(f"{self._spoiled}; restart the cluster: cluster.restart()")
+        """Collective. A communicator of its own for a run, made without blocking. WorkbenchError when that fails: only a restart helps.
+
+        Ranks that are told to end meet nevertheless, and raise `Aborted` then: whoever goes away alone meets nobody later.
+        """
+        if self.spoiled:
+            raise WorkbenchError(f"{self.spoiled}; restart the cluster: cluster.restart()")
         from workbench.comm.mpi import MpiCommunicator
 
-        deadline = time.monotonic() + patience
+        deadline, told_to_end = time.monotonic() + patience, False
         try:
             comm, request = MPI.COMM_WORLD.Idup()
             while not request.Test():
-                if aborted():
-                    self._spoiled = "a run was aborted while its ranks were meeting"
-                    raise Aborted("told to end while the ranks were meeting")
+                if not told_to_end and aborted():
+                    deadline, told_to_end = min(deadline, time.monotonic() + MEETING_SECONDS), True
                 if time.monotonic() > deadline:
-                    self._spoiled = f"not all ranks came to the start of a run within {patience:.0f} s"
-                    raise WorkbenchError(f"{self._spoiled}; is one of them running a cell of yours?")
+                    raise TimeoutError
                 time.sleep(0.001)
+        except TimeoutError:
+            self.spoiled = f"not all ranks came to the start of a run {'that was aborted' if told_to_end else f'within {patience:.0f} s'}"
+            if told_to_end:
+                raise Aborted(self.spoiled) from None
+            raise WorkbenchError(f"{self.spoiled}; is one of them running a cell of yours?") from None
         except MPI.Exception as error:
-            self._spoiled = f"the ranks cannot meet ({error.Get_error_string()})"
-            raise WorkbenchError(f"{self._spoiled}; restart the cluster: cluster.restart()") from error
+            self.spoiled = f"the ranks cannot meet ({error.Get_error_string()})"
+            raise WorkbenchError(f"{self.spoiled}; restart the cluster: cluster.restart()") from error
+        if aborted():
+            raise Aborted("told to end while the ranks were meeting")
         return MpiCommunicator(comm, aborted)
 
 
-def _failure(error: BaseException) -> dict[str, Any]:
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f"{Path(frames[-1].filename).name}:{frames[-1].lineno} in {frames[-1].name}" if frames else ""
-    return {"error": type(error).__name__, "where": where, "traceback": "".join(traceback.format_exception(error))}
+def _particulars(error: BaseException) -> dict[str, Any]:
+    try:
+        from workbench.training.rank import failure
+    except Exception:  # noqa: BLE001 (torch does not load: that is the error)
+        told = "".join(traceback.format_exception(error))
+        return {"error": type(error).__name__, "message": str(error), "where": "", "traceback": told}
+    return failure(error)

@@ -76,8 +76,9 @@ class Runtime:
         }
 
     def state(self) -> dict[str, Any]:
-        """What this rank is doing; `run` is None before its first run."""
-        return self._assignment.report() if self._assignment is not None else {"run": None, "state": "idle"}
+        """What this rank is doing; `run` is None before its first run. `spoiled` says why no further run can begin, if none can."""
+        told = self._assignment.report() if self._assignment is not None else {"run": None, "state": "idle"}
+        return {**told, "spoiled": self._world.spoiled}
 
     def begin(self, run: str, job: dict[str, Any], directory: str) -> dict[str, Any]:
         """Train in the folder `run`, or say which run is on."""

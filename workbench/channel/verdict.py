@@ -37,7 +37,7 @@ def _first_error(outcomes: Mapping[int, Outcome], lost: Mapping[int, Mapping[str
         if together and survives:  # there, ranks outlive a dead one: it was none of them
             return nobody("the processes of all ranks are gone: mpiexec has ended, or something has ended all of them")
         where = "its process is gone, and with it all others: this MPI library cannot go on without a rank" if together else "its process is gone"
-        return _error(dead, {**lost[dead], "steps": lost[dead].get("step", 0)}, where)
+        return _error(dead, lost[dead], where)
     failed = sorted((o for o in outcomes.values() if o["status"] == "failed"), key=lambda o: float(o.get("ended", 0.0)))
     if failed:
         first = failed[0]
@@ -59,7 +59,8 @@ def _error(rank: int, particulars: Mapping[str, Any], where: str, traceback: str
         "rank": rank,
         "host": str(particulars.get("host", "")),
         "device": str(particulars.get("device", "")),
-        "step": int(particulars.get("steps", 0)),
+        # where it was when it failed; the records end before
+        "step": int(particulars.get("step", particulars.get("steps", 0))),
         "where": where,
         "traceback": traceback,
     }
