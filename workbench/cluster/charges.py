@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median
 from typing import Any, Final, final
@@ -41,13 +41,16 @@ class Costs:
         return {"seconds_per_sample": per_sample, "seconds_per_update": self.update_seconds, "measured": list(self.measured)}
 
 
-def costs_of(job: Job, split: Split, device: Device, known: dict[str, tuple[float, float]]) -> Costs:
-    """The costs of a job's step on `device`. What it does not give is measured, or taken from `known`, which keeps it."""
+def costs_of(job: Job, modules: Mapping[str, str], split: Split, device: Device, known: dict[str, tuple[float, float]]) -> Costs:
+    """The costs of a job's step on `device`. What it does not give is measured, or taken from `known`, which keeps it.
+
+    `modules` are the hashes of the user's modules that the job needs: what was measured of another code does not count.
+    """
     measured = tuple(name for name in ("seconds_per_sample", "seconds_per_update") if getattr(device, name) is None)
     compute, update = (device.seconds_per_sample or 0.0) * job.batch_size, device.seconds_per_update or 0.0
     if measured:
         names = ("model", "model_options", "data", "data_options", "loss", "batch_size", "momentum", "weight_decay")
-        key = json.dumps([getattr(job, name) for name in names], sort_keys=True)
+        key = json.dumps([dict(modules), *(getattr(job, name) for name in names)], sort_keys=True)
         if key not in known:
             known[key] = measure(job, split)
         compute = known[key][0] if device.seconds_per_sample is None else compute

@@ -121,7 +121,7 @@ class Simulation:
             outcomes = self._train(folder, code, journal)
             lines.flush()
         flusher.close()
-        ended = verdict(outcomes, {})
+        ended = verdict({rank: self._complete(outcome) for rank, outcome in outcomes.items()}, {})
         with contextlib.suppress(OSError):  # a full disk, or the folder is gone; the notebook is told all the same
             write_json(folder / "status.json", ended)
         self.ended = ended
@@ -152,7 +152,7 @@ class Simulation:
         job = Job.from_json(self.job)
         place = Place(torch.device("cpu"))
         split = place.load(job)
-        costs = costs_of(job, split, self.device, self._known)
+        costs = costs_of(job, self.job.get("modules", {}), split, self.device, self._known)
         _add_facts(folder, device={**costs.to_json(job.batch_size), "jitter": self.device.jitter})
         with self._lock:
             inbox = self._inbox = Inbox()
@@ -179,6 +179,12 @@ class Simulation:
     def _outcome(self, rank: int, **told: Any) -> dict[str, Any]:
         steps = int(self._steps[rank])
         return {"rank": rank, "host": socket.gethostname(), "device": "virtual", "steps": steps, **told, "ended": time.monotonic()}
+
+    def _complete(self, outcome: dict[str, Any]) -> dict[str, Any]:
+        """An outcome once all is recorded: the steps of its rank, and at which one it failed."""
+        rank = outcome["rank"]
+        failed_at = [event["step"] for event in self.events if event["kind"] == "error" and event.get("rank") == rank]
+        return {**outcome, "steps": int(self._steps[rank]), **({"step": failed_at[0]} if failed_at else {})}
 
     def _failed(self, rank: int, error: BaseException) -> dict[str, Any]:
         from workbench.training.rank import failure
