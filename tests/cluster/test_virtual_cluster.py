@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from workbench import Device, Job, Network, VirtualCluster
-from workbench.errors import ClusterBusy, RankFailed, WorkbenchError
+from workbench.errors import ClusterBusy, ClusterGone, RankFailed, WorkbenchError
 from workbench.store import read_events, read_json, read_table
 from workbench.strategies import Gossip, Synchronous
 
@@ -98,6 +98,31 @@ def test_what_the_device_does_not_say_is_measured_once(tmp_path: Path) -> None:
     assert 0 < one["seconds_per_sample"] < 1
     compute = read_table(runs[0].folder, "steps")["compute_seconds"]
     assert compute == pytest.approx(32 * one["seconds_per_sample"], rel=1e-5)
+
+
+SLOW_NET = """
+import time
+from torch import nn
+
+class Net(nn.Sequential):
+    def forward(self, x):
+        time.sleep({})
+        return super().forward(x)
+
+def slow(input_shape, classes):
+    return Net(nn.Flatten(), nn.Linear(64, classes))
+"""
+
+
+def test_an_edited_model_is_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    costs = []
+    with VirtualCluster(2, folder=tmp_path / "runs") as cluster:
+        for seconds in (0.0, 0.02):
+            (tmp_path / "slow_net.py").write_text(SLOW_NET.format(seconds))
+            run = cluster.train(Job(model="slow_net:slow", steps=2, batch_size=4)).wait(60)
+            costs.append(4 * read_json(run.folder / "cluster.json")["device"]["seconds_per_sample"])
+    assert costs[0] < 0.02 < costs[1]
 
 
 def test_all_is_handed_on_and_on_the_disk(cluster: VirtualCluster) -> None:
@@ -239,7 +264,9 @@ def test_beacons_and_status_answer_while_it_computes(cluster: VirtualCluster) ->
 
 def test_a_failing_rank_fails_the_run_and_the_cluster_goes_on(cluster: VirtualCluster) -> None:
     run = cluster.train(Job(steps=50, learning_rate=1e30))
-    with pytest.raises(RankFailed, match=r"rank \d on .* \(virtual\) failed at step \d+: Diverged: the loss of rank \d is") as caught:
+    with pytest.raises(
+        RankFailed, match=r"rank \d on .* \(virtual\) failed at step (\d+): Diverged: the loss of rank \d is .* at step \1;"
+    ) as caught:
         run.wait(60)
     assert "Traceback" in str(caught.value)
     assert run.status == "failed"
@@ -259,7 +286,9 @@ def test_a_killed_world_fails_the_run_with_a_clear_text(tmp_path: Path) -> None:
         assert read_json(run.folder / "status.json")["status"] == "failed"
         assert len(read_table(run.folder, "steps")) > 0
         assert cluster.status().state == "damaged"
-        assert cluster.train(Job(steps=2)).wait(60).status == "done"  # in a fresh world
+        with pytest.raises(ClusterGone, match=r"is damaged; its process is gone; .*cluster\.start\(\)"):
+            cluster.train(Job(steps=2))
+        assert cluster.start().train(Job(steps=2)).wait(60).status == "done"  # in a fresh world
     finally:
         cluster.stop()
     assert cluster.status().state == "down"
@@ -288,6 +317,8 @@ def test_stop_keeps_what_was_recorded_and_restart_gives_a_fresh_world(tmp_path: 
     assert not psutil.pid_exists(before)
     cluster.stop()
     cluster.stop()
+    with pytest.raises(ClusterGone, match=r"is down; start it: cluster\.start\(\)"):
+        cluster.train(LONG)
 
 
 def test_the_world_ends_with_the_notebook_and_ignores_its_ctrl_c(tmp_path: Path) -> None:
@@ -334,7 +365,7 @@ def test_a_second_run_is_refused_while_one_is_on(cluster: VirtualCluster) -> Non
 def test_user_data_that_fails_is_told(cluster: VirtualCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "broken.py").write_text("def data():\n    raise OSError('the disk with the images is not mounted')\n")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(RankFailed, match="OSError: the disk with the images is not mounted"):
+    with pytest.raises(RankFailed, match=r"OSError: the disk with the images is not mounted \(broken\.py:2 in data\)"):
         cluster.train(Job(data="broken:data")).wait(60)
 
 

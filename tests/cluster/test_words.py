@@ -57,8 +57,8 @@ def test_what_is_not_started_says_so() -> None:
     cluster.stop()
     from workbench import Job
 
-    with pytest.raises(ClusterGone, match=r"not started: cluster\.start\(\)"):
-        cluster.train(Job())
+    with pytest.raises(ClusterGone, match=r"is down; start it: cluster\.start\(\)"):
+        cluster.train(Job())  # somebody has said stop; before that, it would start the cluster
     with pytest.raises(ValueError, match="takes a Job, got dict"):
         cluster.train({})  # type: ignore[arg-type]
     with pytest.raises(ClusterGone, match="no cluster 'never' is up"):

@@ -24,7 +24,8 @@ from workbench.channel.launch import cores
 from workbench.cluster import registry
 from workbench.cluster.engines import Engines
 from workbench.cluster.facts import cluster_facts
-from workbench.cluster.status import ClusterStatus, RankStatus, some_ranks
+from workbench.cluster.naming import label_of
+from workbench.cluster.status import DETACHED, ClusterStatus, RankStatus, some_ranks
 from workbench.errors import ClusterBusy, ClusterGone
 from workbench.job import Job
 from workbench.options import unknown_name
@@ -33,7 +34,7 @@ from workbench.training import devices as gpus
 
 if TYPE_CHECKING:
     from workbench.channel.client import EngineFeed
-    from workbench.channel.link import Link
+    from workbench.channel.link import Link, Reply
     from workbench.runs.run import Run
 
 LAUNCHERS: Final = ("mpi",)
@@ -69,6 +70,8 @@ class Cluster:
         self._feed: EngineFeed | None = None
         self._job: Job | None = None
         self._started = False
+        self._begun = False  # somebody has called `start`, `stop` or `train`
+        self._guarded = False
         self._guardian: subprocess.Popen[bytes] | None = None
         self._lock = threading.RLock()
 
@@ -86,12 +89,14 @@ class Cluster:
         return cls(record.ranks, record.launcher, name=name, devices=record.devices, folder=folder)._start(START_SECONDS, launch=False)
 
     def __enter__(self) -> Self:
+        self._guarded = True
         self.start()
-        if self._started and self._guardian is None:
-            self._guardian = guard(self._engines.processes.profile_dir, self.name)
+        if self._started:
+            self._guard()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._guarded = False
         if self._started:
             self.stop()
         else:
@@ -127,11 +132,8 @@ class Cluster:
                 self._end_run()
             self._engines.stop()
             registry.forget(self.name)
-            self._started = False
-            guardian, self._guardian = self._guardian, None
-            if guardian is not None:
-                guardian.kill()
-                guardian.wait()
+            self._started, self._begun = False, True
+            self._dismiss()
 
     def detach(self) -> None:
         """Let go of the cluster, which stays up; `start` attaches again."""
@@ -142,7 +144,7 @@ class Cluster:
         """What the cluster is, asked of its ranks now."""
         link, hello = self._engines.link, self._engines.hello
         if link is None or not self._engines.up or self.ranks is None:
-            return ClusterStatus(self.name, self.ranks, self.launcher, "down", note="start it: cluster.start()")
+            return self._status_from_afar()
         states, there = link.ask("state", timeout=2.0), link.ranks
         roles = list(self._job.strategy.roles(self.ranks)) if self._job is not None else ["worker"] * self.ranks
         rows = []
@@ -152,24 +154,34 @@ class Cluster:
             where = (str(known.get("host", "")), int(known.get("pid", 0)) if rank in there else 0, str(known.get("device", "")))
             rows.append(RankStatus(rank, *where, role=roles[rank], transport=str(known.get("transport", "")), state=state))
         missing = [row.rank for row in rows if row.state == "missing"]
-        note = f"{some_ranks(missing)} missing; start fresh ones: cluster.restart()" if missing else ""
+        spoiled = _spoiled(states)
+        wrong = f"{some_ranks(missing)} missing" if missing else f"no run can begin any more: {spoiled}" if spoiled else ""
+        note = f"{wrong}; start fresh ranks: cluster.restart()" if wrong else ""
         mpi = next((str(told["mpi"]) for told in hello.values()), "")
-        return ClusterStatus(self.name, self.ranks, self.launcher, "damaged" if missing else "up", mpi, rows, note)
+        return ClusterStatus(self.name, self.ranks, self.launcher, "damaged" if wrong else "up", mpi, rows, note)
 
     def train(self, job: Job) -> Run:
-        """Start a run of `job` on all ranks; returns at once. ClusterBusy while a run is on; ValueError if the job does not fit the ranks."""
+        """Start a run of `job` on all ranks, and the cluster if it was not started yet; returns at once.
+
+        ClusterBusy while a run is on; ValueError if the job does not fit the ranks; ClusterGone for a cluster that was stopped or is damaged.
+        """
         if not isinstance(job, Job):
             raise ValueError(f"train(job) takes a Job, got {type(job).__name__}; Job.load(path) reads one from a file")
         with self._lock:
+            if self.ranks is not None:
+                job.check(self.ranks)
+            if not self._begun:
+                self.start()
             link = self._up()
             assert self.ranks is not None
             job.check(self.ranks)
             missing = [rank for rank in range(self.ranks) if rank not in link.ranks]
             if missing:
-                raise ClusterGone(f"{some_ranks(missing)} missing from the cluster {self.name!r}; start fresh ones: cluster.restart()")
-            _refuse_if_busy(link)
+                raise ClusterGone(f"{some_ranks(missing)} missing from the cluster {self.name!r}; start fresh ranks: cluster.restart()")
+            if spoiled := _spoiled(_refuse_if_busy(link)):
+                raise ClusterGone(f"no run can begin any more on the cluster {self.name!r}: {spoiled}; start fresh ranks: cluster.restart()")
             directory = os.getcwd()
-            folder = create_run_folder(self.folder.absolute(), _label(job))
+            folder = create_run_folder(self.folder.absolute(), label_of(job))
             described = {**job.to_json(), "modules": job.modules(directory)}
             write_json(folder / "job.json", described)
             write_json(folder / "cluster.json", cluster_facts(self.name, self.launcher, self._engines.hello.values(), directory))
@@ -190,12 +202,13 @@ class Cluster:
             if link is not None and link.open:
                 reports = [reply.content for reply in link.ask("state", link.ranks[:1]).values() if reply is not None]
                 told = reports[0].get("run") if reports else None
-                if told is not None and (self._run is None or str(self._run.folder) != told) and Path(told).is_dir():
+                job = _job_in(told) if told is not None and (self._run is None or str(self._run.folder) != told) else None
+                if told is not None and job is not None:
                     feed = self._feed_of(Path(told), link)
                     feed.follow()
                     if reports[0].get("outcome") is not None:
                         feed.wait(2.0)
-                    self._job = Job.load(told)
+                    self._job = job
                     return self._take(Path(told), feed)
             return self._run
 
@@ -215,6 +228,7 @@ class Cluster:
     def _start(self, timeout: float, launch: bool = True) -> Self:
         """`launch`: start the cluster if it is not up, else ClusterGone."""
         with self._lock:
+            self._begun = True
             engines = self._engines
             if engines.up and self._whole():
                 return self
@@ -240,9 +254,26 @@ class Cluster:
     def _launch(self, timeout: float) -> None:
         self.ranks = self.ranks or max(2, cores())
         chosen = gpus.choose(self.devices)
-        with self._noted():
-            self._engines.launch(self.ranks, chosen, timeout)
+        if self._guarded:
+            self._guard()  # this process may be killed while it starts them
+        try:
+            with self._noted():
+                self._engines.launch(self.ranks, chosen, timeout)
+        except BaseException:
+            self._dismiss()
+            raise
         self._started = True
+
+    def _guard(self) -> None:
+        """Have the cluster ended should this process be killed."""
+        if self._guardian is None:
+            self._guardian = guard(self._engines.processes.profile_dir, self.name)
+
+    def _dismiss(self) -> None:
+        guardian, self._guardian = self._guardian, None
+        if guardian is not None:
+            guardian.kill()
+            guardian.wait()
 
     def _restart(self, timeout: float) -> None:
         assert self.ranks is not None
@@ -294,10 +325,18 @@ class Cluster:
 
     def _up(self) -> Link:
         if self._engines.link is None:
-            raise ClusterGone(f"the cluster {self.name!r} is not started: cluster.start()")
+            state = self._status_from_afar()
+            raise ClusterGone(f"the cluster {self.name!r} is {state.state}; {state.note}")
         if not self._engines.up:
             raise ClusterGone(f"the controller of the cluster {self.name!r} is gone; start it again: cluster.start()")
         return self._engines.link
+
+    def _status_from_afar(self) -> ClusterStatus:
+        """What the cluster is, as far as can be seen without a connection."""
+        record = registry.read(self.name)
+        if record is not None and record.state == "up" and self._engines.processes.up():
+            return ClusterStatus(self.name, record.ranks, record.launcher, DETACHED, record.mpi, note="attach to it: cluster.start()")
+        return ClusterStatus(self.name, self.ranks, self.launcher, "down", note="start it: cluster.start()")
 
     def _end_run(self) -> None:
         """Let a run that is on write its records before its ranks are ended."""
@@ -320,18 +359,26 @@ def _check(ranks: Any, launcher: Any, hosts: Any, network: Any) -> None:
         )
 
 
-def _refuse_if_busy(link: Link) -> None:
+def _refuse_if_busy(link: Link) -> dict[int, Reply | None]:
+    """What the ranks said; ClusterBusy if one does not answer or a run is on."""
     from workbench.channel.client import busy
 
-    for rank, reply in link.ask("state", timeout=5.0).items():
+    states = link.ask("state", timeout=5.0)
+    for rank, reply in states.items():
         if reply is None:
             raise ClusterBusy(f"rank {rank} does not answer; if it hangs, cluster.restart() ends it")
         if reply.content.get("run") and reply.content.get("outcome") is None:
             raise busy(reply.content["run"])
+    return states
 
 
-def _label(job: Job) -> str:
-    """The words in the name of a run's folder: "synchronous-ring"."""
-    told = job.to_json()["strategy"]
-    collective = told.get("collective")
-    return f"{told['kind']} {collective['kind'] if isinstance(collective, dict) else collective or ''}".strip()
+def _job_in(folder: str) -> Job | None:
+    """The job of a run that somebody else has begun; None where its folder cannot be read."""
+    with contextlib.suppress(ValueError, OSError):
+        return Job.load(folder) if Path(folder).is_dir() else None
+    return None
+
+
+def _spoiled(states: dict[int, Reply | None]) -> str:
+    """Why no further run can begin on these ranks, as they say; empty if one can."""
+    return next((str(reply.content["spoiled"]) for reply in states.values() if reply is not None and reply.content.get("spoiled")), "")

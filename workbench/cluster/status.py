@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import html
 from dataclasses import dataclass, field
-from typing import final
+from typing import Final, final
+
+DETACHED: Final = "up, not attached"
 
 
 @final
@@ -24,7 +26,7 @@ class RankStatus:
 @final
 @dataclass(frozen=True)
 class ClusterStatus:
-    """A cluster: `state` is "up", "down", or "damaged" when ranks are missing."""
+    """A cluster: `state` is "up", "down", "up, not attached" (this process has no connection to it), or "damaged" when it needs a restart."""
 
     name: str
     ranks: int | None
@@ -33,6 +35,11 @@ class ClusterStatus:
     mpi: str = ""
     rows: list[RankStatus] = field(default_factory=list)
     note: str = ""
+
+    @property
+    def attached(self) -> bool:
+        """Whether the ranks can be talked to from here."""
+        return self.state not in ("down", DETACHED)
 
     @property
     def missing(self) -> list[int]:

@@ -58,6 +58,7 @@ class VirtualCluster:
         self._feed: WorldFeed | None = None
         self._run: Run | None = None
         self._job: Job | None = None
+        self._begun = False  # somebody has called `start`, `stop` or `train`
         self._lock = threading.RLock()
 
     def __enter__(self) -> Self:
@@ -74,6 +75,7 @@ class VirtualCluster:
         from workbench.cluster.child import Child
 
         with self._lock:
+            self._begun = True
             if self._child is None or not self._child.alive:
                 if self._child is not None:
                     self._child.stop()
@@ -89,7 +91,7 @@ class VirtualCluster:
     def stop(self) -> None:
         """End the run if one is on (its records are kept) and the process. Nothing happens if it is down."""
         with self._lock:
-            child, self._child = self._child, None
+            child, self._child, self._begun = self._child, None, True
             if child is None:
                 return
             if self._feed is not None and self._feed.finished() is None and child.alive:
@@ -116,9 +118,9 @@ class VirtualCluster:
         return ClusterStatus(self.name, self.ranks, self.launcher, "up", simulated, rows)
 
     def train(self, job: Job) -> Run:
-        """Start a run of `job` on all ranks, and the cluster if it is down; returns at once.
+        """Start a run of `job` on all ranks, and the cluster if it was not started yet; returns at once.
 
-        ClusterBusy while a run is on; ValueError if the job does not fit the ranks.
+        ClusterBusy while a run is on; ValueError if the job does not fit the ranks; ClusterGone for a cluster that was stopped or is damaged.
         """
         from workbench.cluster.worldfeed import WorldFeed
         from workbench.runs.run import Run
@@ -130,9 +132,12 @@ class VirtualCluster:
             if self._feed is not None and self._feed.finished() is None:
                 name = self._feed.folder.name
                 raise ClusterBusy(f"the run {name} is on (it is cluster.run); wait for it, run.wait(), or end it, run.stop(), before the next one")
-            child = self.start()._child
-            if child is None:
-                raise ClusterGone(f"the cluster {self.name!r} was stopped meanwhile")
+            if not self._begun or (self._child is not None and self._feed is not None and self._feed.killed):
+                self.start()
+            child = self._child
+            if child is None or not child.alive:
+                state = self.status()
+                raise ClusterGone(f"the cluster {self.name!r} is {state.state}; {state.note}")
             directory = os.getcwd()
             folder = create_run_folder(self.folder.absolute(), label_of(job))
             described = {**job.to_json(), "modules": job.modules(directory)}

@@ -35,6 +35,8 @@ class WorldFeed:
         self._told: dict[int, dict[str, Any]] = {}
         self._ended: dict[str, Any] | None = None
         self._aborted = False
+        self.killed = False
+        """Whether the world was killed because it did not heed an abort."""
         self._over, self._closing = threading.Event(), threading.Lock()
 
     subscribe: Callable[[OnRows], Callable[[], None]]
@@ -121,6 +123,7 @@ class WorldFeed:
     def _insist(self) -> None:
         """A model that sleeps, or never comes to a step's end, does not hear of an abort."""
         if not self.wait(ABORT_SECONDS):
+            self.killed = True
             self._child.kill()
 
     def _end_soon(self, ended: dict[str, Any]) -> None:
