@@ -32,7 +32,7 @@ class Net(torch.nn.Module):
     def forward(self, x):
         self.calls += 1
         time.sleep(0.01)
-        if self.calls == 100:
+        if self.calls == 300:
             ctypes.PyDLL(None).sleep(100)  # C code that keeps the interpreter's lock
         return self.layer(x.flatten(1))
 """
@@ -83,13 +83,26 @@ def test_ranks_that_hang_in_c_code_are_stopped(pair: Cluster, tmp_path: Path, mo
     (tmp_path / "hang_model.py").write_text(HANG)
     pair.start()
     pair.train(Job(model="hang_model:Net", steps=1000))
+    other = Cluster.attach(pair.name, folder=pair.folder)
+    seen = other.run
+    assert seen is not None
     until(lambda: any(not beacon["answered"] and beacon["step"] for beacon in feed_of(pair).beacons().values()), 20)
     began = time.monotonic()
     feed = feed_of(pair)
-    pair.stop()
+    pair.restart()
     assert time.monotonic() - began < 15
     assert feed.wait(5)
-    assert feed.finished()["status"] == "stopped"  # type: ignore[index]
+    ended = feed.finished()
+    assert ended is not None
+    assert (ended["status"], ended["error"]) == ("stopped", None)
+    assert ended["steps"] > 0
+    assert seen.wait(15).status == "stopped", "another notebook reads it so too"
+    other.detach()
+    pair.train(Job(model="hang_model:Net", steps=1000))
+    until(lambda: any(not beacon["answered"] and beacon["step"] for beacon in feed_of(pair).beacons().values()), 20)
+    began = time.monotonic()
+    pair.stop()
+    assert time.monotonic() - began < 15
 
 
 def test_engines_that_do_not_start_show_their_log(pair: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -133,7 +133,12 @@ class EngineFeed:
             self._ending = True
             with contextlib.suppress(ClusterGone):
                 self.command("abort", {})
-            self.wait(patience if any(beacon["answered"] for beacon in self.beacons().values()) else 0.0)
+            told = self.beacons().values()
+            if not self.wait(patience if any(beacon["answered"] for beacon in told) else 0.0):
+                # others follow the run too, and would take the end of its ranks for a failure
+                ended = {"status": "stopped", "steps": max((int(beacon["step"]) for beacon in told), default=0), "error": None}
+                with contextlib.suppress(OSError):
+                    write_json(self._folder / "status.json", ended)
 
     # on the connection's thread
 
@@ -173,7 +178,7 @@ class EngineFeed:
                 self._interrupt(left)
                 self._look.wait(POLL_SECONDS)
             self._hand_on_the_rest()
-            told = self._on_disk() if self._ranks.forgotten else None
+            told = self._on_disk() if self._ranks.unsure else None
             self._end(told or self._ranks.judge(self._ending))
         except ClusterGone as error:
             # this process lets go of the cluster; the run goes on, and its folder will say how it ended

@@ -92,9 +92,9 @@ class Ranks:
         return bool(self._lost) or any(outcome["status"] not in ("done", "stopped") for outcome in self.outcomes.values())
 
     @property
-    def forgotten(self) -> bool:
-        """Whether all ranks are there, and none knows the run any more."""
-        return not self._lost and all(outcome["status"] == "gone" for outcome in self.outcomes.values())
+    def unsure(self) -> bool:
+        """Whether a rank could not tell its end: it is lost, or does not know the run any more. What somebody has written down counts then."""
+        return bool(self._lost) or any(outcome["status"] == "gone" for outcome in self.outcomes.values())
 
     def beacons(self) -> dict[int, dict[str, Any]]:
         """Rank -> "state", "operation" it waits for (None: none), "since_seconds", "step", and whether it has "answered" lately."""
