@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 HOUSE, WIDGETS = ROOT / "workbench", ROOT / "widgets"
 
 ORDER = [
-    {"options"},
+    {"options", "frozen"},
     {"errors"},
     {"callables"},
     {"telemetry"},

@@ -103,7 +103,7 @@ class Showing:
         look = self.reading.look() if self.reading is not None else None
         training = look is not None and look.status not in ENDED
         busy, steering = self._commands.cluster.busy, self._commands.run.busy
-        up = self._status is not None and self._status.state != "down"
+        up = self._status is not None and self._status.attached
         state = self._commands.cluster.doing or ("not asked yet" if self._status is None else self._status.state)
         self._cluster_card.show(self.cluster.name, self.ranks(), state, self._status, up=up, busy=busy, training=training)
         wrong = self._job_cards.form.wrong

@@ -267,20 +267,14 @@ def allowed(described: Option) -> str:
         return f"one of {_listed(described.table)} or a value of one of their classes"
     if described.choices is not None:
         return f"one of {_listed(map(str, described.choices))}"
-    if kind is tuple:
-        return "a list"
-    if kind is bool:
-        return "True or False"
-    if kind is str:
-        return "a string"
-    if kind is dict:
-        return "a dict"
+    plain = {tuple: "a list", bool: "True or False", str: "a string", dict: "a dict"}
+    if kind in plain:
+        return plain[kind]
     number = "a whole number" if kind is int else "a number"
     low, high, above = described.minimum, described.maximum, described.above
-    if above is not None and high is not None:
-        words = f"{number} in ({_short(above)}, {_short(high)}]"
-    elif low is not None and high is not None:
-        words = f"{number} in [{_short(low)}, {_short(high)}]"
+    if high is not None and (above is not None or low is not None):
+        least = f"({_short(above)}" if above is not None else f"[{_short(low or 0)}"
+        words = f"{number} in {least}, {_short(high)}]"
     elif above is not None:
         words = f"{number} above {_short(above)}"
     elif low is not None:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Final
+from typing import Final, final
 
 import psutil
 
@@ -24,15 +24,31 @@ LEAVING_SECONDS: Final = 30.0
 LOCK_SECONDS: Final = 20.0
 
 
-def guard(profile_dir: Path, name: str) -> subprocess.Popen[bytes]:
-    """Have the cluster `name` ended should this process end without stopping it; kill the guardian when the cluster is stopped."""
-    return subprocess.Popen(
-        [sys.executable, "-P", "-m", __name__, str(psutil.Process().pid), str(profile_dir), name],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+@final
+class Guardian:
+    """Has the cluster `name` ended should this process end without stopping it."""
+
+    def __init__(self, profile_dir: Path, name: str) -> None:
+        self._profile_dir, self._name = profile_dir, name
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def watch(self) -> None:
+        """Begin, if it has not begun."""
+        if self._process is None:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", __name__, str(psutil.Process().pid), str(self._profile_dir), self._name],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+
+    def dismiss(self) -> None:
+        """The cluster is stopped: no more need."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
 
 
 def main() -> None:

@@ -6,39 +6,32 @@ import contextlib
 import os
 import shutil
 import socket
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, final
 
-import psutil
-
 from workbench import __version__
-from workbench.channel.guardian import guard
+from workbench.channel.guardian import Guardian
 from workbench.channel.launch import cores
-from workbench.cluster import registry
+from workbench.cluster import answers, choices, registry
 from workbench.cluster.engines import Engines
 from workbench.cluster.facts import cluster_facts
 from workbench.cluster.naming import label_of
-from workbench.cluster.status import DETACHED, ClusterStatus, RankStatus, some_ranks
+from workbench.cluster.status import DETACHED, ClusterStatus, some_ranks
 from workbench.errors import ClusterBusy, ClusterGone
 from workbench.job import Job
-from workbench.options import unknown_name
 from workbench.store import create_run_folder, write_json
 from workbench.training import devices as gpus
 
 if TYPE_CHECKING:
     from workbench.channel.client import EngineFeed
-    from workbench.channel.link import Link, Reply
+    from workbench.channel.link import Link
     from workbench.runs.run import Run
 
-LAUNCHERS: Final = ("mpi",)
-PLANNED: Final = ("ssh", "slurm", "pbs", "lsf", "htcondor")
 START_SECONDS: Final = 90.0
 
 
@@ -62,7 +55,7 @@ class Cluster:
         network: Any = None,
         folder: str | Path = "runs",
     ) -> None:
-        _check(ranks, launcher, hosts, network)
+        choices.check(ranks, launcher, hosts, network)
         self.ranks, self.launcher, self.name, self.folder = ranks, launcher, registry.check_name(name), Path(folder)
         self.devices = gpus.check_devices(devices)
         self._engines = Engines(name)
@@ -72,7 +65,7 @@ class Cluster:
         self._started = False
         self._begun = False  # somebody has called `start`, `stop` or `train`
         self._guarded = False
-        self._guardian: subprocess.Popen[bytes] | None = None
+        self._guardian = Guardian(self._engines.processes.profile_dir, name)
         self._lock = threading.RLock()
 
     @classmethod
@@ -92,7 +85,7 @@ class Cluster:
         self._guarded = True
         self.start()
         if self._started:
-            self._guard()
+            self._guardian.watch()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -133,7 +126,7 @@ class Cluster:
             self._engines.stop()
             registry.forget(self.name)
             self._started, self._begun = False, True
-            self._dismiss()
+            self._guardian.dismiss()
 
     def detach(self) -> None:
         """Let go of the cluster, which stays up; `start` attaches again."""
@@ -147,14 +140,9 @@ class Cluster:
             return self._status_from_afar()
         states, there = link.ask("state", timeout=2.0), link.ranks
         roles = list(self._job.strategy.roles(self.ranks)) if self._job is not None else ["worker"] * self.ranks
-        rows = []
-        for rank in range(self.ranks):
-            known, reply = hello.get(rank, {}), states.get(rank)
-            state = "missing" if rank not in there else "no answer" if reply is None else str(reply.content.get("state", "idle"))
-            where = (str(known.get("host", "")), int(known.get("pid", 0)) if rank in there else 0, str(known.get("device", "")))
-            rows.append(RankStatus(rank, *where, role=roles[rank], transport=str(known.get("transport", "")), state=state))
+        rows = answers.rows(hello, states, there, roles)
         missing = [row.rank for row in rows if row.state == "missing"]
-        spoiled = _spoiled(states)
+        spoiled = answers.spoiled(states)
         wrong = f"{some_ranks(missing)} missing" if missing else f"no run can begin any more: {spoiled}" if spoiled else ""
         note = f"{wrong}; start fresh ranks: cluster.restart()" if wrong else ""
         mpi = next((str(told["mpi"]) for told in hello.values()), "")
@@ -178,7 +166,7 @@ class Cluster:
             missing = [rank for rank in range(self.ranks) if rank not in link.ranks]
             if missing:
                 raise ClusterGone(f"{some_ranks(missing)} missing from the cluster {self.name!r}; start fresh ranks: cluster.restart()")
-            if spoiled := _spoiled(_refuse_if_busy(link)):
+            if spoiled := answers.spoiled(answers.free(link)):
                 raise ClusterGone(f"no run can begin any more on the cluster {self.name!r}: {spoiled}; start fresh ranks: cluster.restart()")
             directory = os.getcwd()
             folder = create_run_folder(self.folder.absolute(), label_of(job))
@@ -239,7 +227,7 @@ class Cluster:
                         if not launch:
                             raise ClusterGone(f"the cluster {self.name!r} was stopped meanwhile")
                         self._launch(timeout)
-                if launch and not self._whole() and not self._busy():
+                if launch and not self._whole() and not (engines.link and answers.busy(engines.link.ask("state", timeout=2.0))):
                     self._restart(timeout)
             return self
 
@@ -248,80 +236,37 @@ class Cluster:
         record = registry.read(self.name)
         if not self._engines.processes.up() or registry.left_over(self._engines.processes, record):
             return False
-        self._agree_with(record)
+        self.ranks = self.ranks or (record.ranks if record is not None else 1)
+        choices.check_same(self.name, self._record(), record)
         return self._engines.attach()
 
     def _launch(self, timeout: float) -> None:
         self.ranks = self.ranks or max(2, cores())
         chosen = gpus.choose(self.devices)
         if self._guarded:
-            self._guard()  # this process may be killed while it starts them
+            self._guardian.watch()  # this process may be killed while it starts them
         try:
-            with self._noted():
+            with registry.noted(self._record):
                 self._engines.launch(self.ranks, chosen, timeout)
         except BaseException:
-            self._dismiss()
+            self._guardian.dismiss()
             raise
         self._started = True
-
-    def _guard(self) -> None:
-        """Have the cluster ended should this process be killed."""
-        if self._guardian is None:
-            self._guardian = guard(self._engines.processes.profile_dir, self.name)
-
-    def _dismiss(self) -> None:
-        guardian, self._guardian = self._guardian, None
-        if guardian is not None:
-            guardian.kill()
-            guardian.wait()
 
     def _restart(self, timeout: float) -> None:
         assert self.ranks is not None
         chosen = gpus.choose(self.devices)
-        with self._noted():
+        with registry.noted(self._record):
             self._engines.restart(self.ranks, chosen, timeout)
-
-    @contextlib.contextmanager
-    def _noted(self) -> Iterator[None]:
-        """Note that the cluster is being started, so that others know should this process be killed meanwhile, and then that it is up."""
-        me = psutil.Process()
-        registry.write(replace(self._record(), state="starting", starter=me.pid, starter_began=me.create_time()))
-        try:
-            yield
-        except BaseException:
-            registry.forget(self.name)
-            raise
-        registry.write(self._record())
 
     def _whole(self) -> bool:
         return self._engines.link is not None and self.ranks is not None and set(range(self.ranks)) <= set(self._engines.link.ranks)
-
-    def _busy(self) -> bool:
-        """Whether a run is on, as far as ranks answer."""
-        assert self._engines.link is not None
-        answers = self._engines.link.ask("state", timeout=2.0).values()
-        return any(reply is not None and reply.content.get("run") and reply.content.get("outcome") is None for reply in answers)
 
     def _record(self) -> registry.Record:
         assert self.ranks is not None
         devices = self.devices if isinstance(self.devices, str) else list(self.devices)
         mpi = self._engines.mpi.library if self._engines.mpi is not None else ""
         return registry.Record(self.name, self.ranks, self.launcher, devices, mpi, socket.gethostname(), sys.executable, __version__, time.time())
-
-    def _agree_with(self, up: registry.Record | None) -> None:
-        """ValueError unless the cluster that is up is the one that this object describes."""
-        if up is None:
-            raise ValueError(
-                f"a cluster {self.name!r} is up that the workbench did not start; choose another name, or stop it: "
-                f"ipcluster stop --cluster-id={self.name}"
-            )
-        self.ranks = self.ranks or up.ranks
-        asked = self._record().describe()
-        if asked != up.describe():
-            raise ValueError(
-                f"the cluster {self.name!r} is up with {up.describe()}, this one has {asked}; "
-                f"choose another name, or stop the one that is up: workbench stop {self.name}"
-            )
 
     def _up(self) -> Link:
         if self._engines.link is None:
@@ -344,41 +289,8 @@ class Cluster:
             self._feed.end(patience=3.0)
 
 
-def _check(ranks: Any, launcher: Any, hosts: Any, network: Any) -> None:
-    if ranks is not None and (isinstance(ranks, bool) or not isinstance(ranks, int) or ranks < 1):
-        raise ValueError(f"Cluster(ranks={ranks!r}): ranks must be a whole number of at least 1, got {ranks!r}")
-    if launcher in PLANNED:
-        raise ValueError(f"Cluster(launcher={launcher!r}): this launcher is not built yet; launcher must be 'mpi', got {launcher!r}")
-    if launcher not in LAUNCHERS:
-        raise ValueError(f"Cluster(launcher={launcher!r}): {unknown_name('launcher', launcher, LAUNCHERS)}")
-    if hosts is not None:
-        raise ValueError(f"Cluster(hosts={hosts!r}): several hosts are not built yet; hosts must be None (this host), got {hosts!r}")
-    if network is not None:
-        raise ValueError(
-            f"Cluster(network={network!r}): the emulated link comes later; network must be None here, got {network!r} (see VirtualCluster)"
-        )
-
-
-def _refuse_if_busy(link: Link) -> dict[int, Reply | None]:
-    """What the ranks said; ClusterBusy if one does not answer or a run is on."""
-    from workbench.channel.client import busy
-
-    states = link.ask("state", timeout=5.0)
-    for rank, reply in states.items():
-        if reply is None:
-            raise ClusterBusy(f"rank {rank} does not answer; if it hangs, cluster.restart() ends it")
-        if reply.content.get("run") and reply.content.get("outcome") is None:
-            raise busy(reply.content["run"])
-    return states
-
-
 def _job_in(folder: str) -> Job | None:
     """The job of a run that somebody else has begun; None where its folder cannot be read."""
     with contextlib.suppress(ValueError, OSError):
         return Job.load(folder) if Path(folder).is_dir() else None
     return None
-
-
-def _spoiled(states: dict[int, Reply | None]) -> str:
-    """Why no further run can begin on these ranks, as they say; empty if one can."""
-    return next((str(reply.content["spoiled"]) for reply in states.values() if reply is not None and reply.content.get("spoiled")), "")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -153,3 +154,16 @@ def _state(processes: Processes, record: Record | None) -> str:
 
 def _path(name: str, folder: Path | None = None) -> Path:
     return (folder or profile_dir()) / "security" / f"workbench-{name}.json"
+
+
+@contextlib.contextmanager
+def noted(record: Callable[[], Record]) -> Iterator[None]:
+    """Note that a cluster is being started, so that others know should this process be killed meanwhile, and then that it is up."""
+    me = psutil.Process()
+    write(replace(record(), state="starting", starter=me.pid, starter_began=me.create_time()))
+    try:
+        yield
+    except BaseException:
+        forget(record().name)
+        raise
+    write(record())

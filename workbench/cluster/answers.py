@@ -1,0 +1,49 @@
+"""What ranks answer when they are asked for their state, and what follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from workbench.cluster.status import RankStatus
+from workbench.errors import ClusterBusy
+
+if TYPE_CHECKING:
+    from workbench.channel.link import Link, Reply
+
+States = Mapping[int, "Reply | None"]
+"""Rank -> what it said; None: nothing."""
+
+
+def busy(states: States) -> bool:
+    """Whether a run is on, as far as ranks answer."""
+    return any(reply is not None and reply.content.get("run") and reply.content.get("outcome") is None for reply in states.values())
+
+
+def free(link: Link) -> States:
+    """What the ranks said; ClusterBusy if one does not answer or a run is on."""
+    from workbench.channel.client import busy as error_of
+
+    states = link.ask("state", timeout=5.0)
+    for rank, reply in states.items():
+        if reply is None:
+            raise ClusterBusy(f"rank {rank} does not answer; if it hangs, cluster.restart() ends it")
+        if reply.content.get("run") and reply.content.get("outcome") is None:
+            raise error_of(reply.content["run"])
+    return states
+
+
+def spoiled(states: States) -> str:
+    """Why no further run can begin on these ranks, as they say; empty if one can."""
+    return next((str(reply.content["spoiled"]) for reply in states.values() if reply is not None and reply.content.get("spoiled")), "")
+
+
+def rows(hello: Mapping[int, Mapping[str, Any]], states: States, there: Sequence[int], roles: Sequence[str]) -> list[RankStatus]:
+    """One row per rank, from what it said of itself when it came and of its state now; `there`: the ranks that are connected."""
+    told = []
+    for rank, role in enumerate(roles):
+        known, reply = hello.get(rank, {}), states.get(rank)
+        state = "missing" if rank not in there else "no answer" if reply is None else str(reply.content.get("state", "idle"))
+        where = (str(known.get("host", "")), int(known.get("pid", 0)) if rank in there else 0, str(known.get("device", "")))
+        told.append(RankStatus(rank, *where, role=role, transport=str(known.get("transport", "")), state=state))
+    return told
