@@ -15,7 +15,8 @@ ROOT = Path(__file__).parents[1]
 HOUSE, WIDGETS = ROOT / "workbench", ROOT / "widgets"
 
 ORDER = [
-    {"options", "frozen"},
+    {"options"},
+    {"frozen"},
     {"errors"},
     {"callables"},
     {"telemetry"},

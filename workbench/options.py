@@ -174,7 +174,8 @@ def entry(table: Table, what: str, given: Any) -> Any:
         return table[given]()
     if isinstance(given, Mapping):
         if "kind" not in given:
-            raise ValueError(f'{what}={dict(given)!r}: "kind" is missing, which says which {what} it is: one of {_listed(table)}')
+            known = ", ".join(map(repr, table))
+            raise ValueError(f'{what}={dict(given)!r}: "kind" is missing, which says which {what} it is: one of {known}')
         kind = str(given["kind"])
         if kind not in table:
             raise ValueError(unknown_name(what, kind, table))
@@ -182,7 +183,7 @@ def entry(table: Table, what: str, given: Any) -> Any:
     if isinstance(given, type) and given in table.values():
         raise ValueError(f"{what}={given.__name__}: {what} must be a value, got the class; did you mean {given.__name__}()?")
     if not isinstance(given, tuple(cls for cls in table.values() if isinstance(cls, type))):
-        raise ValueError(f"{what} must be one of {_listed(table)} or a value of one of their classes, got {given!r}")
+        raise ValueError(f"{what} must be one of {', '.join(map(repr, table))} or a value of one of their classes, got {given!r}")
     return given
 
 
@@ -262,15 +263,14 @@ def shown(given: Any) -> str:
 
 def allowed(described: Option) -> str:
     """The words for what a field allows: "a number in (0, 1]", "a whole number of at least 1", ..."""
-    kind = described.kind
     if described.table is not None:
-        return f"one of {_listed(described.table)} or a value of one of their classes"
+        return f"one of {', '.join(map(repr, described.table))} or a value of one of their classes"
     if described.choices is not None:
-        return f"one of {_listed(map(str, described.choices))}"
+        return f"one of {', '.join(repr(str(choice)) for choice in described.choices)}"
     plain = {tuple: "a list", bool: "True or False", str: "a string", dict: "a dict"}
-    if kind in plain:
-        return plain[kind]
-    number = "a whole number" if kind is int else "a number"
+    if described.kind in plain:
+        return plain[described.kind]
+    number = "a whole number" if described.kind is int else "a number"
     low, high, above = described.minimum, described.maximum, described.above
     if high is not None and (above is not None or low is not None):
         least = f"({_short(above)}" if above is not None else f"[{_short(low or 0)}"
@@ -288,10 +288,6 @@ def allowed(described: Option) -> str:
 
 def _short(bound: float) -> str:
     return f"{bound:g}" if float(f"{bound:g}") == bound else str(bound)
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(map(repr, names))
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:
