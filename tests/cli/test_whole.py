@@ -37,8 +37,13 @@ def only_run(out: Path) -> Run:
     return Run.open(folder)
 
 
+def processes_of(process: subprocess.Popen[str]) -> list[reaper.Found]:
+    """What the cluster of a command consists of now."""
+    return [found for found in reaper.processes(profile_dir()) if found.cluster.endswith(f"-{process.pid}")]
+
+
 def nothing_left_of(process: subprocess.Popen[str]) -> bool:
-    return not [found for found in reaper.processes(profile_dir()) if found.cluster.endswith(f"-{process.pid}")]
+    return not processes_of(process)
 
 
 def until_training(out: Path, process: subprocess.Popen[str]) -> None:
@@ -104,8 +109,12 @@ def test_a_run_that_fails_is_exit_code_1_and_leaves_no_process(tmp_path: Path) -
 
 def test_an_interrupt_while_the_ranks_start_leaves_no_process(tmp_path: Path) -> None:
     process = start("train", job_file(tmp_path), "--ranks", "2", "--out", tmp_path)
-    time.sleep(2.0)
-    process.send_signal(signal.SIGINT)
+    deadline = time.monotonic() + 60
+    while not any("workbench.channel.engine" in found.command for found in processes_of(process)):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "no rank is started"
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)  # the ranks are there, but have not reported yet
     _, said = process.communicate(timeout=60)
     assert process.returncode == 1, said
     assert "Traceback" not in said
