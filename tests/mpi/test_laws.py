@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -17,7 +18,9 @@ def mpiexec(ranks: int, module: str) -> subprocess.CompletedProcess[str]:
     """Run a module of the tests on so many real ranks."""
     mpi = find_mpi()
     command = [mpi.mpiexec, "-n", str(ranks), *mpi.arguments(), sys.executable, "-m", module]
-    return subprocess.run(command, env=os.environ | mpi.environment(ranks), capture_output=True, text=True, timeout=120, check=False)
+    # ranks are started with a path that leaves the working directory out
+    environment = os.environ | mpi.environment(ranks) | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 4])
