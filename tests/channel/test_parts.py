@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,13 @@ def test_the_reaper_ends_processes_of_its_cluster_only(tmp_path: Path) -> None:
 
 
 class TestUserCode:
+    @pytest.fixture(autouse=True)
+    def _modules(self) -> Iterator[None]:
+        """An engine forgets the modules of its folder; here these may be the tests themselves."""
+        before = dict(sys.modules)
+        yield
+        sys.modules.update(before)
+
     def test_a_changed_submodule_is_imported_again(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sys, "path", list(sys.path))
         monkeypatch.chdir(tmp_path)
