@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, final
 
+from workbench.channel.listeners import Listeners
 from workbench.channel.messages import Rows
 
 OnRows = Callable[[str, str, int, Rows], None]
@@ -25,8 +26,8 @@ class Arrivals:
 
     def __init__(self, name: str, missed: Missed) -> None:
         self._missed = missed
-        self._on_rows: tuple[OnRows, ...] = ()
-        self._on_events: tuple[OnEvent, ...] = ()
+        self._on_rows: Listeners[OnRows] = Listeners()
+        self._on_events: Listeners[OnEvent] = Listeners()
         self._rows: dict[tuple[str, str], int] = {}
         self._events: dict[int, int] = {}
         self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -34,21 +35,11 @@ class Arrivals:
 
     def subscribe(self, callback: OnRows) -> Callable[[], None]:
         """Have `callback(source, table, first, rows)` called for what arrives from now on. Returns the way to end that."""
-        self._on_rows = (*self._on_rows, callback)
-
-        def stop() -> None:
-            self._on_rows = tuple(other for other in self._on_rows if other is not callback)
-
-        return stop
+        return self._on_rows.add(callback)
 
     def subscribe_events(self, callback: OnEvent) -> Callable[[], None]:
         """Have `callback(event)` called for what happens from now on. Returns the way to end that."""
-        self._on_events = (*self._on_events, callback)
-
-        def stop() -> None:
-            self._on_events = tuple(other for other in self._on_events if other is not callback)
-
-        return stop
+        return self._on_events.add(callback)
 
     def rows(self, source: str, table: str, first: int, rows: Rows) -> None:
         """Rows have arrived. From any thread."""

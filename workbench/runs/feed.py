@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Protocol, final
 
+from workbench.channel.listeners import Listeners
 from workbench.errors import RunFolderDamaged, WorkbenchError
 from workbench.runs.ending import ending_of
 from workbench.store import EventReader, Rows, StreamReader, read_source, streams
@@ -69,8 +70,8 @@ class FolderFeed:
         self._seen: list[dict[str, Any]] = []
         self._status: list[str] = []
         self._counts: dict[str, dict[str, int]] = {}
-        self._on_rows: tuple[OnRows, ...] = ()
-        self._on_event: tuple[OnEvent, ...] = ()
+        self._on_rows: Listeners[OnRows] = Listeners()
+        self._on_event: Listeners[OnEvent] = Listeners()
         self._ended: dict[str, Any] | None = None
         self._changed = time.time()
         self._stop = threading.Event()
@@ -87,21 +88,11 @@ class FolderFeed:
 
     def subscribe(self, callback: OnRows, /) -> Callable[[], None]:
         """Have rows handed over as they appear in the folder."""
-        self._on_rows = (*self._on_rows, callback)
-
-        def stop() -> None:
-            self._on_rows = tuple(other for other in self._on_rows if other is not callback)
-
-        return stop
+        return self._on_rows.add(callback)
 
     def subscribe_events(self, callback: OnEvent, /) -> Callable[[], None]:
         """Have events handed over as they appear in the folder."""
-        self._on_event = (*self._on_event, callback)
-
-        def stop() -> None:
-            self._on_event = tuple(other for other in self._on_event if other is not callback)
-
-        return stop
+        return self._on_event.add(callback)
 
     def pull(self, source: str, table: str, since: int) -> tuple[int, Rows]:
         """Rows from `since` on, from the disk."""

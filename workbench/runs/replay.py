@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 import numpy as np
 import numpy.typing as npt
 
+from workbench.channel.listeners import Listeners
 from workbench.errors import WorkbenchError
 from workbench.runs.ending import ending_of, last_change
 from workbench.runs.feed import OnEvent, OnRows
@@ -47,8 +48,8 @@ class Replay:
         self._events = sorted(read_events(folder), key=lambda event: float(event.get("seconds") or 0.0))
         self._ending = ending_of(folder, self._events, last_change(folder)) or {"status": "stopped", "steps": 0, "error": None}
         self._told = dict.fromkeys(self._tracks, 0)
-        self._on_rows: tuple[OnRows, ...] = ()
-        self._on_event: tuple[OnEvent, ...] = ()
+        self._on_rows: Listeners[OnRows] = Listeners()
+        self._on_event: Listeners[OnEvent] = Listeners()
         self._commands = 0
         self._paused = self._cut = False
         self._seconds = 0.0
@@ -89,21 +90,11 @@ class Replay:
 
     def subscribe(self, callback: OnRows, /) -> Callable[[], None]:
         """Have rows handed over when their time has come."""
-        self._on_rows = (*self._on_rows, callback)
-
-        def stop() -> None:
-            self._on_rows = tuple(other for other in self._on_rows if other is not callback)
-
-        return stop
+        return self._on_rows.add(callback)
 
     def subscribe_events(self, callback: OnEvent, /) -> Callable[[], None]:
         """Have events handed over when their time has come."""
-        self._on_event = (*self._on_event, callback)
-
-        def stop() -> None:
-            self._on_event = tuple(other for other in self._on_event if other is not callback)
-
-        return stop
+        return self._on_event.add(callback)
 
     def pull(self, source: str, table: str, since: int) -> tuple[int, Rows]:
         """Rows that have been told already, from `since` on."""

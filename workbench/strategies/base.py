@@ -89,7 +89,7 @@ class Strategy(Options, ABC):
         """Raise a ValueError, naming what does work, where this strategy does not run on `size` ranks."""
 
     def roles(self, size: int) -> tuple[Role, ...]:
-        """What each of `size` ranks is."""
+        """What each of `size` ranks is. A run with a server among them is refused: servers are not run yet."""
         return tuple("worker" for _ in range(size))
 
     def buckets(self, arena: Arena) -> tuple[slice, ...]:
