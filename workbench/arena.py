@@ -77,6 +77,10 @@ class Arena:
         self._views = [self.gradients[s.start : s.stop].view(s.shape) for s in (self.segments[name] for name, _ in trainable)]
         self._bind()
 
+    def within(self, part: slice) -> tuple[Segment, ...]:
+        """The parameters and buffers that lie in a slice of `state` (of `gradients` alike), in order."""
+        return tuple(segment for segment in self.segments.values() if part.start <= segment.start and segment.stop <= part.stop)
+
     def spare(self) -> Tensor:
         """A new tensor of the shape, dtype and device of `state`, for copies of it; its pages are touched."""
         return torch.zeros_like(self.state)

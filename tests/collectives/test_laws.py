@@ -10,20 +10,23 @@ from workbench.collectives import COLLECTIVES
 from workbench.comm.base import Communicator
 from workbench.comm.network import Network
 from workbench.comm.virtual import VirtualWorld
+from workbench.wires import WIRES, Codec, Float32
 
+CODECS = [name for name, wire in WIRES.items() if issubclass(wire, Codec)]
 NETWORK = Network(latency=1e-5, bandwidth=1e8)
 
 
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
 @pytest.mark.parametrize("name", COLLECTIVES)
+@pytest.mark.parametrize("codec", CODECS)
 @pytest.mark.parametrize("size", range(1, 10))
-def test_law(law, name: str, size: int) -> None:
-    collective = COLLECTIVES[name]()
-    if not allowed(collective, size):
+def test_law(law, name: str, codec: str, size: int) -> None:
+    collective, wire = COLLECTIVES[name](), WIRES[codec]()
+    if not allowed(collective, wire, size):
         return
 
     def body(comm: Communicator) -> list[str]:
-        return [words for length in LENGTHS for words in law(comm, collective, length)]
+        return [words for length in LENGTHS for words in law(comm, collective, wire, length)]
 
     assert VirtualWorld(size, NETWORK).run(body) == [[]] * size
 
@@ -33,7 +36,7 @@ def test_law(law, name: str, size: int) -> None:
 def test_the_virtual_clock_shows_what_the_formula_says(name: str, size: int) -> None:
     """A length that divides evenly, as formulas assume."""
     collective, length = COLLECTIVES[name](), 16 * 9 * 5 * 7 * 2
-    if not allowed(collective, size):
+    if not allowed(collective, Float32(), size):
         return
 
     def body(comm: Communicator) -> float:
@@ -51,11 +54,14 @@ def test_the_laws_find_what_is_broken() -> None:
     from tests.laws import exact_mean, same_bits
 
     class Broken:
-        def reduce(self, comm: Communicator, buffer: np.ndarray) -> None:
+        def reduce(self, comm: Communicator, buffer: np.ndarray, wire: Float32) -> None:
             buffer /= comm.size
 
+        def roundings(self, size: int) -> int:
+            return 0
+
     def body(comm: Communicator) -> list[int]:
-        return [len(list(law(comm, Broken(), 64))) for law in (exact_mean, same_bits)]  # type: ignore[arg-type]
+        return [len(list(law(comm, Broken(), Float32(), 64))) for law in (exact_mean, same_bits)]  # type: ignore[arg-type]
 
     assert VirtualWorld(3, NETWORK).run(body) == [[1, 1]] * 3
 

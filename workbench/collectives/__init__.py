@@ -1,6 +1,6 @@
 """How a flat buffer becomes the mean of all ranks. One file per algorithm; `COLLECTIVES` is the only list of them."""
 
-from workbench.collectives.base import Collective, Plan
+from workbench.collectives.base import Collective, Plan, Planned
 from workbench.collectives.halving_doubling import HalvingDoubling
 from workbench.collectives.native import Native
 from workbench.collectives.ring import Ring
@@ -11,4 +11,4 @@ COLLECTIVES: dict[str, type[Collective]] = {
     "halving-doubling": HalvingDoubling,
 }
 
-__all__ = ["COLLECTIVES", "Collective", "HalvingDoubling", "Native", "Plan", "Ring"]
+__all__ = ["COLLECTIVES", "Collective", "HalvingDoubling", "Native", "Plan", "Planned", "Ring"]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Final
 
 import numpy as np
 
@@ -13,41 +14,27 @@ from workbench.comm.base import Array, Communicator, Request
 from workbench.comm.network import Network
 from workbench.comm.staging import Staged
 from workbench.options import Options, entry
-from workbench.wires import WIRES, Wire
+from workbench.wires import WIRES, Codec, Compressor, Float32, Wire
+from workbench.wires.base import Coder, Shape
 
 Steps = Iterator[tuple[Request, ...]]
 """What an algorithm yields: the requests that must be complete before it goes on."""
 
+Part = int | tuple[int, int]
+"""A chunk of the buffer, or the chunks from one to another (not included)."""
 
-class Plan:
-    """One collective on one segment for one run: the buffers and views that every exchange uses again.
+SEALED: Final = -1  # in place of a slot: the whole buffer as it travels once it is the mean
 
-    Made once, on all ranks and in the same order. An exchange allocates nothing.
-    """
 
-    def __init__(self, collective: Collective, comm: Communicator, segment: Any, wire: Wire) -> None:
-        self.collective, self.comm, self.wire = collective, comm, wire
-        self.staged = Staged(segment)
-        self.buffer: Array = self.staged.host
-        """The whole segment, shape (n,), on the host."""
-        parts = collective.parts(comm.size)
-        self.offsets: list[int] = [part * self.buffer.size // parts for part in range(parts + 1)]
-        """Where the chunks begin, and the end of the last."""
-        self.chunks: list[Array] = [self.span(part, part + 1) for part in range(parts)]
-        """Consecutive views of `buffer`; some are empty where it has fewer numbers than parts."""
-        self.work: Array = np.empty(collective.work(comm.size, self.buffer.size), self.buffer.dtype)
-        """What arrives before it is added."""
+class Planned(ABC):
+    """Exchanges of one segment for one run. Made once, on all ranks and in the same order."""
 
-    def span(self, low: int, high: int) -> Array:
-        """Chunks `low` to `high` (not included) as one view."""
-        return self.buffer[self.offsets[low] : self.offsets[high]]
+    def __init__(self, comm: Communicator) -> None:
+        self.comm = comm
 
+    @abstractmethod
     def steps(self) -> Steps:
         """The exchange: posts messages and yields what must be complete before it goes on."""
-        self.staged.fetch()
-        if self.comm.size > 1 and self.buffer.size:
-            yield from self.collective.steps(self)
-        self.staged.store()
 
     def run(self) -> None:
         """The exchange from beginning to end, waiting where it must."""
@@ -55,14 +42,114 @@ class Plan:
         for requests in self.steps():
             wait(*requests)
 
-    def mean(self, part: Array) -> None:
-        """Turn a sum over the ranks into their mean, in place. Done once, by the owner of the part, so that all ranks get the same bits."""
-        np.divide(part, self.comm.size, out=part)
+
+class Plan(Planned):
+    """One collective on one segment: what an algorithm says, and the buffers and views that every exchange uses again.
+
+    The buffer is cut into `collective.parts(size)` chunks of nearly equal length. An algorithm first makes sums, with `send`, `receive` and
+    `add`; then the owner of each part `seal`s it, which makes the sum the mean and writes it as it will travel;
+    then the sealed parts go around with `share` and `take`, as they are, so that all ranks end with the same bits.
+    Whatever the wire, the algorithm is the same. After the first exchange nothing is allocated.
+    """
+
+    def __init__(self, collective: Collective, comm: Communicator, segment: Any, codec: Codec) -> None:
+        super().__init__(comm)
+        self.collective, self.codec = collective, codec
+        self.staged = Staged(segment)
+        self.buffer: Array = self.staged.host
+        """The whole segment, shape (n,), on the host."""
+        self.itemsize = self.buffer.itemsize
+        self.parts = collective.parts(comm.size)
+        blocks = -(-self.buffer.size // codec.block)
+        self.offsets: list[int] = [min(part * blocks // self.parts * codec.block, self.buffer.size) for part in range(self.parts + 1)]
+        """Where the chunks begin, and the end of the last; some are empty where the buffer has fewer numbers than chunks."""
+        self._sealed = self.buffer if codec.exact else np.zeros(codec.nbytes(self.buffer.size, self.itemsize), np.uint8)
+        self._slots: dict[int, Array] = {}
+        self._coders: dict[tuple[Part, int], Coder] = {}
+
+    # what an algorithm says
+
+    def send(self, part: Part, to: int, tag: int = 0) -> Request:
+        """Send this rank's sum of a part."""
+        coder = self._coder(part, SEALED)
+        coder.encode()
+        return self.comm.isend(coder.message, to, tag)
+
+    def receive(self, part: Part, source: int, slot: int = 0, tag: int = 0) -> Request:
+        """Receive another rank's sum of a part aside. What is received at the same time needs slots of its own, from 0."""
+        return self.comm.irecv(self._coder(part, slot).message, source, tag)
+
+    def add(self, part: Part, slot: int = 0) -> None:
+        """Add what was received to this rank's sum of the part."""
+        self._coder(part, slot).add()
+
+    def seal(self, part: Part) -> None:
+        """This rank's sum of a part is that of all ranks: make it their mean, and write it as it will travel. Once, by one rank (or alike on several)."""
+        coder = self._coder(part, SEALED)
+        coder.divide(self.comm.size)
+        coder.encode()
+
+    def share(self, part: Part, to: int, tag: int = 0) -> Request:
+        """Send a sealed part on, as it is."""
+        return self.comm.isend(self._coder(part, SEALED).message, to, tag)
+
+    def take(self, part: Part, source: int, tag: int = 0) -> Request:
+        """Receive a sealed part into its place."""
+        return self.comm.irecv(self._coder(part, SEALED).message, source, tag)
+
+    # what drives it
+
+    def steps(self) -> Steps:
+        """The exchange: posts messages and yields what must be complete before it goes on."""
+        self.staged.fetch()
+        if self.comm.size > 1 and self.buffer.size:
+            yield from self.collective.steps(self)
+            self._coder((0, self.parts), SEALED).decode()  # the owner too keeps what it has sent
+        self.staged.store()
+
+    def _coder(self, part: Part, slot: int) -> Coder:
+        coder = self._coders.get((part, slot))
+        if coder is None:
+            coder = self._coders[part, slot] = self._made(part, slot)
+        return coder
+
+    def _made(self, part: Part, slot: int) -> Coder:
+        first, last = part if isinstance(part, tuple) else (part, part + 1)
+        low, high = self.offsets[first], self.offsets[last]
+        numbers, codec = self.buffer[low:high], self.codec
+        if slot == SEALED:
+            start = low if codec.exact else codec.nbytes(low, self.itemsize)
+            length = high - low if codec.exact else codec.nbytes(high - low, self.itemsize)
+            return codec.coder(numbers, self._sealed[start : start + length])
+        length = high - low if codec.exact else codec.nbytes(high - low, self.itemsize)
+        space = self._slots.get(slot)
+        if space is None or space.size < length:
+            space = self._slots[slot] = np.zeros(length, self._sealed.dtype)
+        return codec.coder(numbers, space[:length])
+
+
+class Compressed(Planned):
+    """A compressor's exchanges of one segment."""
+
+    def __init__(self, collective: Collective, comm: Communicator, segment: Any, wire: Compressor, shapes: Sequence[Shape]) -> None:
+        super().__init__(comm)
+        self.staged = Staged(segment)
+        inner = comm.channel(0)
+        self.exchanged = wire.compressed(comm, self.staged.host, shapes, lambda array: Plan(collective, inner, array, Float32()))
+
+    def steps(self) -> Steps:
+        """The compressor's own."""
+        self.staged.fetch()
+        yield from self.exchanged.steps()
+        self.staged.store()
 
 
 @dataclass(frozen=True)
 class Collective(Options, ABC):
     """An algorithm that leaves the mean of a flat buffer on every rank, in place, the same bits on all."""
+
+    any_codec: ClassVar[bool] = True
+    """Whether it writes its own messages, so that every codec goes with it; a library that sums them takes float32 only."""
 
     @abstractmethod
     def steps(self, plan: Plan) -> Steps:
@@ -70,31 +157,67 @@ class Collective(Options, ABC):
 
     @abstractmethod
     def seconds(self, nbytes: int, size: int, network: Network) -> float:
-        """Cost of one exchange of `nbytes` over `size` ranks, without the arithmetic."""
+        """Cost of one exchange of `nbytes`, as they travel, over `size` ranks, without the arithmetic."""
 
     @abstractmethod
     def bytes_sent(self, nbytes: int, size: int) -> int:
-        """What all ranks together send in one exchange of `nbytes`."""
+        """What all ranks together send in one exchange of `nbytes`, as they travel."""
+
+    @abstractmethod
+    def roundings(self, size: int) -> int:
+        """How often a number is written on its longest way into the mean, the mean itself included.
+
+        With a codec the result is off the exact mean by at most `roundings(P)` times the mean over the ranks of `codec.rounding(|x|)`.
+        """
 
     def check(self, size: int) -> None:
         """Raise a ValueError, naming the sizes that do work, where this algorithm does not run on `size` ranks."""
+
+    def check_wire(self, wire: Wire) -> None:
+        """Raise a ValueError, naming what does work, where a wire does not go with this algorithm."""
+        if isinstance(wire, Codec) and not (wire.exact or self.any_codec):
+            raise ValueError(f"{self} sums what travels in a library, which takes float32 only; wire must be Float32(), got {wire}")
+        if isinstance(wire, Compressor):
+            wire.check(type(self).__name__)
 
     def parts(self, size: int) -> int:
         """How many chunks of (nearly) equal length a plan cuts the buffer into."""
         return size
 
-    def work(self, size: int, length: int) -> int:
-        """Numbers of work space that an exchange of `length` numbers needs on one rank."""
-        return -(-length // self.parts(size))
-
-    def plan(self, comm: Communicator, segment: Any, wire: Wire | str = "float32") -> Plan:
+    def plan(self, comm: Communicator, segment: Any, wire: Wire | str = "float32", shapes: Sequence[Shape] = ()) -> Planned:
         """Collective, in order. Prepare exchanges of `segment`, a contiguous tensor or array of shape (n,).
 
-        Exchanges that are under way at the same time need plans on channels of their own.
+        `shapes` are those of the parameters that lie in it, one after the other; compressors look at them. Exchanges that
+        are under way at the same time need plans on channels of their own. ValueError where the ranks do not bring the same.
         """
         self.check(comm.size)
-        return Plan(self, comm, segment, entry(WIRES, "wire", wire))
+        chosen: Wire = entry(WIRES, "wire", wire)
+        self.check_wire(chosen)
+        planned: Plan | Compressed
+        if isinstance(chosen, Compressor):
+            planned = Compressed(self, comm, segment, chosen, shapes)
+        else:
+            assert isinstance(chosen, Codec)
+            planned = Plan(self, comm, segment, chosen)
+        _agree(comm, planned.staged.host, f"{self} with {chosen}")
+        return planned
 
     def reduce(self, comm: Communicator, buffer: Any, wire: Wire | str = "float32") -> None:
         """Collective. Leave the mean of all ranks' `buffer` in `buffer`, shape (n,): plan and run at once."""
         self.plan(comm, buffer, wire).run()
+
+
+def _agree(comm: Communicator, buffer: Array, how: str) -> None:
+    """Collective. ValueError, naming two ranks, unless all bring as many numbers of one kind and exchange them alike."""
+    if comm.size == 1:
+        return
+    told = np.zeros((comm.size, 3), np.int64)
+    told[comm.rank] = buffer.size, buffer.itemsize, zlib.crc32(how.encode())
+    comm.wait(comm.iallreduce(told))
+    for what, column in zip(("numbers", "bytes a number"), told.T, strict=False):
+        other = int(np.argmax(column != column[0]))
+        if other:
+            raise ValueError(f"the ranks do not exchange the same: rank 0 brings {column[0]} {what}, rank {other} brings {column[other]}")
+    other = int(np.argmax(told[:, 2] != told[0, 2]))
+    if other:
+        raise ValueError(f"the ranks do not exchange the same way: rank 0 and rank {other} differ; rank {comm.rank} has {how}")

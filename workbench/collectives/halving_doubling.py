@@ -6,8 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import final
 
-import numpy as np
-
 from workbench.collectives.base import Collective, Plan, Steps
 from workbench.comm.network import Network
 
@@ -24,16 +22,17 @@ class HalvingDoubling(Collective):
 
     def steps(self, plan: Plan) -> Steps:
         """Fold the odd ones in, halve, take the mean, double, unfold."""
-        comm, rank = plan.comm, plan.comm.rank
-        power = largest_power(comm.size)  # ranks that take part
-        folded = comm.size - power  # pairs (0, 1), (2, 3), ... of which the even one hands its part to the odd one
+        rank, size = plan.comm.rank, plan.comm.size
+        power = largest_power(size)  # ranks that take part
+        folded = size - power  # pairs (0, 1), (2, 3), ... of which the even one hands its part to the odd one
+        everything = (0, power)
         if rank < 2 * folded and rank % 2 == 0:
-            yield (comm.isend(plan.buffer, rank + 1),)
-            yield (comm.irecv(plan.buffer, rank + 1),)
+            yield (plan.send(everything, rank + 1),)
+            yield (plan.take(everything, rank + 1),)
             return
         if rank < 2 * folded:
-            yield (comm.irecv(plan.work, rank - 1),)
-            np.add(plan.buffer, plan.work, out=plan.buffer)
+            yield (plan.receive(everything, rank - 1),)
+            plan.add(everything)
 
         me = rank // 2 if rank < 2 * folded else rank - folded
         low, high = 0, power  # the chunks whose sum this rank is making
@@ -41,23 +40,22 @@ class HalvingDoubling(Collective):
         while distance:  # reduce-scatter: keep one half, hand the other to the partner
             middle = (low + high) // 2
             keep, give = ((low, middle), (middle, high)) if me & distance == 0 else ((middle, high), (low, middle))
-            mine, partner = plan.span(*keep), self._rank(me ^ distance, folded)
-            arrived = plan.work[: mine.size]
-            arriving = comm.irecv(arrived, partner)
-            yield arriving, comm.isend(plan.span(*give), partner)
-            np.add(mine, arrived, out=mine)
+            partner = self._rank(me ^ distance, folded)
+            arriving = plan.receive(keep, partner)
+            yield arriving, plan.send(give, partner)
+            plan.add(keep)
             (low, high), distance = keep, distance // 2
-        plan.mean(plan.span(low, high))
+        plan.seal((low, high))
         distance = 1
         while distance < power:  # all-gather: the way back
             other = (low - distance, low) if me & distance else (high, high + distance)
             partner = self._rank(me ^ distance, folded)
-            arriving = comm.irecv(plan.span(*other), partner)
-            yield arriving, comm.isend(plan.span(low, high), partner)
+            arriving = plan.take(other, partner)
+            yield arriving, plan.share((low, high), partner)
             low, high, distance = min(low, other[0]), max(high, other[1]), distance * 2
 
         if rank < 2 * folded:
-            yield (comm.isend(plan.buffer, rank - 1),)
+            yield (plan.share(everything, rank - 1),)
 
     def seconds(self, nbytes: int, size: int, network: Network) -> float:
         """2 log2(P) latencies and 2(P-1)/P of the buffer; fold and unfold add a whole buffer each (Thakur et al., 2005)."""
@@ -70,13 +68,14 @@ class HalvingDoubling(Collective):
         power = largest_power(size)
         return 2 * (power - 1) * nbytes + 2 * (size - power) * nbytes
 
+    def roundings(self, size: int) -> int:
+        """At every halving, at the fold, and once at the end."""
+        power = largest_power(size)
+        return power.bit_length() + (power != size)
+
     def parts(self, size: int) -> int:
         """One for each rank that takes part."""
         return largest_power(size)
-
-    def work(self, size: int, length: int) -> int:
-        """Half the buffer; all of it where ranks must fold."""
-        return length if largest_power(size) != size else length // 2 + size
 
     @staticmethod
     def _rank(participant: int, folded: int) -> int:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
-import numpy as np
-
 from workbench.collectives.base import Collective, Plan, Steps
 from workbench.comm.network import Network
 
@@ -21,22 +19,25 @@ class Ring(Collective):
 
     def steps(self, plan: Plan) -> Steps:
         """Reduce-scatter once around, then all-gather once around."""
-        comm, chunks, size, rank = plan.comm, plan.chunks, plan.comm.size, plan.comm.rank
+        size, rank = plan.comm.size, plan.comm.rank
         right, left = (rank + 1) % size, (rank - 1) % size
         for hop in range(size - 1):  # reduce-scatter: the sum of chunk r+1 ends on rank r
-            mine = chunks[(rank - hop - 1) % size]
-            arrived = plan.work[: mine.size]
-            arriving = comm.irecv(arrived, left)
-            yield arriving, comm.isend(chunks[(rank - hop) % size], right)
-            np.add(mine, arrived, out=mine)
-        plan.mean(chunks[(rank + 1) % size])
+            mine = (rank - hop - 1) % size
+            arriving = plan.receive(mine, left)
+            yield arriving, plan.send((rank - hop) % size, right)
+            plan.add(mine)
+        plan.seal((rank + 1) % size)
         for hop in range(size - 1):  # all-gather: every chunk's mean goes on around
-            arriving = comm.irecv(chunks[(rank - hop) % size], left)
-            yield arriving, comm.isend(chunks[(rank - hop + 1) % size], right)
+            arriving = plan.take((rank - hop) % size, left)
+            yield arriving, plan.share((rank - hop + 1) % size, right)
 
     def bytes_sent(self, nbytes: int, size: int) -> int:
         """Every chunk goes around twice."""
         return 2 * (size - 1) * nbytes
+
+    def roundings(self, size: int) -> int:
+        """At every hop of the first pass, and once at the end."""
+        return size
 
     def seconds(self, nbytes: int, size: int, network: Network) -> float:
         """2(P-1) messages of 1/P of the buffer, one after the other (Patarasuk and Yuan, 2009)."""

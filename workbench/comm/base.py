@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final, Literal, Protocol
 
 import numpy as np
@@ -21,9 +21,20 @@ DTYPES: Final = tuple(np.dtype(name) for name in ("float64", "float32", "float16
 class Request(Protocol):
     """A message or collective under way. Keep the buffer alive and untouched until `wait` or `test` says that it is complete."""
 
+    done: bool
+    """Whether `wait` or `test` has said so."""
+
     @property
     def source(self) -> int:
         """Of a completed `irecv`: the rank that sent the message."""
+        ...
+
+
+class Polled(Request, Protocol):
+    """A request that is asked whether it is complete."""
+
+    def test(self) -> bool:
+        """Whether it is complete; raises what went wrong."""
         ...
 
 
@@ -57,11 +68,17 @@ class Traffic:
 class Beacon:
     """What a rank is waiting for and since when; read by another thread (the hang doctor), written by `wait`."""
 
-    __slots__ = ("operation", "since")
+    __slots__ = ("since", "waiting")
 
     def __init__(self) -> None:
-        self.operation: str | None = None
+        self.waiting: tuple[Any, ...] = ()
+        """The requests; put into words only when somebody asks."""
         self.since = 0.0
+
+    @property
+    def operation(self) -> str | None:
+        """What is waited for, in words; None while the rank does something else."""
+        return ", ".join(sorted({str(request) for request in self.waiting if not request.done})) or None
 
 
 class Communicator(ABC):
@@ -77,6 +94,11 @@ class Communicator(ABC):
     beacon: Beacon
     now: Callable[[], float]
     """Seconds on this rank's clock; for recorder and links, never for strategies."""
+
+    @property
+    @abstractmethod
+    def hidden_seconds(self) -> float:
+        """Seconds so far in which something that is followed was under way while this rank did not wait; of all channels together."""
 
     @abstractmethod
     def isend(self, buffer: Array, dest: int, tag: int = 0) -> Request:
@@ -105,6 +127,18 @@ class Communicator(ABC):
     @abstractmethod
     def wait_any(self, *requests: Request) -> int:
         """Until one of the requests is complete; its index. For loops that serve several peers."""
+
+    @abstractmethod
+    def follow(self, steps: Iterator[tuple[Request, ...]]) -> Request:
+        """Carry `steps` on whenever the requests that it has yielded are complete, while this rank goes on computing.
+
+        It is begun at once. What comes back is complete once `steps` has come to its end; what it raises, `wait` and `test`
+        of that raise. Followed steps may be under way at the same time; each is carried on by one thread at a time.
+        """
+
+    @abstractmethod
+    def hosts(self) -> tuple[int, ...]:
+        """Collective. For every rank the lowest rank on the same host. Virtual ranks have a host each."""
 
     @abstractmethod
     def split(self, color: int, key: int | None = None) -> Communicator:

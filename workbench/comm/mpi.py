@@ -9,14 +9,18 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import socket
 import time
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Final, final
 
 import numpy as np
 from mpi4py import MPI
 
 from workbench.comm.base import ANY, Array, Beacon, Communicator, Op, Request, Traffic, checked, count_allreduce
+from workbench.comm.progress import Progress
 from workbench.errors import Aborted, PeerLost, WorkbenchError
 
 SPIN_SECONDS: Final = 200e-6  # polling without sleeping: longer hurts where ranks share cores
@@ -39,6 +43,9 @@ class MpiRequest:
         self.buffer = buffer  # kept alive until the library is done with it
         self.status, self.done, self.source = status, False, peer
 
+    def __str__(self) -> str:
+        return f"{self.operation} {'all' if self.peer == ANY else self.peer}"
+
     def test(self) -> bool:
         """Whether it is complete."""
         if self.done:
@@ -59,6 +66,7 @@ class _Family:
     def __init__(self, comm: MPI.Intracomm, aborted: Callable[[], bool]) -> None:
         self.comm, self.aborted = comm, aborted
         self.beacon = Beacon()
+        self.progress = Progress(aborted, sharpen_sleep)
         self.vain_tests = 0
         self.tag_limit = int(comm.Get_attr(MPI.TAG_UB) or 32767)
         self.tags = FAREWELL + 1  # the first free tag
@@ -92,7 +100,7 @@ class MpiCommunicator(Communicator):
         if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
             raise WorkbenchError("this MPI library was started without MPI_THREAD_MULTIPLE, which the workbench needs")
         comm.Set_errhandler(MPI.ERRORS_RETURN)
-        _sharpen_sleep()
+        sharpen_sleep()
         family = _Family(comm, aborted)
         self._set(family, comm, list(range(comm.size)), comm.rank, family.range(), Traffic(comm.size))
 
@@ -161,6 +169,23 @@ class MpiCommunicator(Communicator):
         self._poll(requests, done)
         return found
 
+    @property
+    def hidden_seconds(self) -> float:
+        """Of everything that this family follows."""
+        return self._family.progress.hidden_seconds
+
+    def follow(self, steps: Iterator[tuple[Request, ...]]) -> Request:
+        """Go on with it at every poll of this rank, and between them on a thread that sleeps."""
+        return self._family.progress.follow(steps)
+
+    def hosts(self) -> tuple[int, ...]:
+        """Collective. By name and start of the machine: containers have names of their own, hosts starts."""
+        booted = Path("/proc/sys/kernel/random/boot_id")
+        told = np.zeros(self.size, np.int64)
+        told[self.rank] = zlib.crc32(f"{socket.gethostname()} {booted.read_text() if booted.exists() else ''}".encode())
+        self.wait(self.iallreduce(told))
+        return tuple(int(np.argmax(told == host)) for host in told)
+
     def split(self, color: int, key: int | None = None) -> Communicator:
         """Collective. A group of its own; the choice of all ranks is gathered first, so that creating it waits for nobody."""
         choices = np.zeros((self.size, 2), np.int64)
@@ -180,6 +205,7 @@ class MpiCommunicator(Communicator):
 
     def farewell(self, reason: str) -> None:
         """Send a last word to everyone; does not wait until it is heard."""
+        self._family.progress.drop()
         word = np.frombuffer(reason.encode()[:2000], np.uint8)
         comm = self._family.comm
         for peer in range(comm.size):
@@ -192,9 +218,9 @@ class MpiCommunicator(Communicator):
 
     def _poll(self, requests: tuple[Request, ...], done: Callable[[], bool]) -> None:
         family, clock, naps = self._family, time.perf_counter, 0
-        started = clock()
-        self.beacon.since = started
-        self.beacon.operation = ", ".join(sorted({f"{r.operation} {'all' if r.peer == ANY else r.peer}" for r in requests if not r.done}))  # type: ignore[attr-defined]
+        self.beacon.since = started = clock()
+        self.beacon.waiting = requests
+        family.progress.waits(True)
         try:
             while not done():
                 if clock() - started <= SPIN_SECONDS:
@@ -207,9 +233,14 @@ class MpiCommunicator(Communicator):
                         family.look()
                     time.sleep(NAP_SECONDS)
         except MPI.Exception as error:  # a library that survives a dead peer may say so in the look for farewells
+            family.progress.drop()
             raise self._lost(error) from error
+        except BaseException:
+            family.progress.drop()
+            raise
         finally:
-            self.beacon.operation = None
+            family.progress.waits(False)
+            self.beacon.waiting = ()
 
     def _made(self, comm: MPI.Intracomm, members: list[int], rank: int, tag: int, traffic: Traffic) -> MpiCommunicator:
         """One more communicator of this family."""
@@ -241,7 +272,7 @@ class MpiCommunicator(Communicator):
         return WorkbenchError(f"MPI failed: {error.Get_error_string()}")
 
 
-def _sharpen_sleep() -> None:
+def sharpen_sleep() -> None:
     """Ask Linux to end this thread's sleeps within 1 us of the time asked for instead of 50 us."""
     with contextlib.suppress(OSError, AttributeError):  # elsewhere a nap takes a little longer
         ctypes.CDLL(None).prctl(29, 1000)  # PR_SET_TIMERSLACK, nanoseconds

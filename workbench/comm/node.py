@@ -240,7 +240,7 @@ class Node:
         self.beacon.since = self.seat.clock
         for request in requests:
             if request.time is None:
-                self.beacon.operation = repr(request)
+                self.beacon.waiting = (request,)
                 break
         if self.inbox or self.listening:
             self.plan_look()
@@ -248,7 +248,7 @@ class Node:
             self.baton.block(self.seat)
         finally:
             self.waiting, self.missing = (), 0
-            self.beacon.operation = None
+            self.beacon.waiting = ()
             for request in requests:
                 request.waited = False
 

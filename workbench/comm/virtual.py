@@ -11,7 +11,7 @@ error, and ranks that can never go on are a `Deadlock` that names each of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, TypeVar, final
 
 from workbench.comm.base import ANY, Array, Communicator, Op, Request, Traffic, checked, count_allreduce
@@ -155,7 +155,7 @@ class VirtualCommunicator(Communicator):
 
     def test(self, *requests: Request) -> bool:
         """Whether all are complete at this rank's clock; ranks that are behind run first. See POLL_SECONDS for the cost."""
-        waiting: tuple[Any, ...] = tuple(request for request in requests if not request.done)  # type: ignore[attr-defined]
+        waiting: tuple[Any, ...] = tuple(request for request in requests if not request.done)
         if not waiting:
             return True
         if not self._poll(waiting, lambda: [request.time for request in waiting], all):
@@ -178,6 +178,19 @@ class VirtualCommunicator(Communicator):
         index = self._node.wait_any(requests)
         self._report(requests[index : index + 1])
         return index
+
+    @property
+    def hidden_seconds(self) -> float:
+        """Of this rank."""
+        return 0.0
+
+    def follow(self, steps: Iterator[tuple[Request, ...]]) -> Request:
+        """Carry on while the rank computes."""
+        raise NotImplementedError
+
+    def hosts(self) -> tuple[int, ...]:
+        """Every virtual rank has a host of its own."""
+        return tuple(range(self.size))
 
     def split(self, color: int, key: int | None = None) -> VirtualCommunicator:
         """Collective; returns when the last rank has entered, and is not charged: it belongs to setting up."""

@@ -55,7 +55,10 @@ class Exchange:
         self.comm, self.worker = comm, worker
 
     def bucket_ready(self, index: int) -> None:
-        """Gradients of bucket `index` are complete, at the latest now that backward has ended; in order. May post and test, never wait."""
+        """Gradients of bucket `index` are complete, in order; while backward goes on where the strategy says so, else at its end.
+
+        May post and test, never wait.
+        """
 
     def before_update(self) -> None:
         """The gradient is complete."""
@@ -84,6 +87,11 @@ class Strategy(Options, ABC):
     def period(self) -> int:
         """Of lockstep strategies: steps from one meeting of the ranks to the next."""
         return 1
+
+    @property
+    def during_backward(self) -> bool:
+        """Whether `bucket_ready` is called while backward computes (wait-free backprop), or at its end."""
+        return False
 
     def check(self, size: int) -> None:
         """Raise a ValueError, naming what does work, where this strategy does not run on `size` ranks."""

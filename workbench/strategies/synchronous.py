@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import TYPE_CHECKING, Final, Literal, final
 
 from workbench.collectives import COLLECTIVES, Collective, Ring
-from workbench.comm.base import Communicator
+from workbench.comm.base import Communicator, Request
 from workbench.comm.network import Network
 from workbench.options import option
 from workbench.strategies.base import Exchange, Strategy, Worker
 from workbench.wires import WIRES, Float32, Wire
+
+if TYPE_CHECKING:
+    from workbench.arena import Arena
+
+OVERLAPPED_BYTES: Final = 1 << 20
+"""Of a bucket with overlap: smaller ones cost latencies, larger ones leave less of backward to hide behind."""
 
 
 @final
@@ -28,28 +34,55 @@ class Synchronous(Strategy):
         "gradients", choices=("gradients", "parameters"), help="gradients before the update, or parameters after it"
     )
     every: int = option(1, minimum=1, unit="steps", help="local steps between two averages (of parameters)")
+    overlap: bool = option(False, help="exchange gradients, bucket by bucket, while backward still computes (wait-free backprop)")
+    bucket_bytes: int | None = option(
+        None, minimum=1, unit="bytes", help="gradients that are exchanged as one; None: all of them, with overlap a megabyte"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.average == "gradients" and self.every > 1:
             raise ValueError(f"Synchronous(every={self.every}): every above 1 averages parameters; give average='parameters' too")
+        for name in ("overlap", "bucket_bytes"):
+            if self.average == "parameters" and getattr(self, name):
+                raise ValueError(f"Synchronous({name}={getattr(self, name)}): {name} is for average='gradients', got average='parameters'")
+        self.collective.check_wire(self.wire)
 
     @property
     def period(self) -> int:
         """The ranks meet when they average."""
         return self.every
 
+    @property
+    def during_backward(self) -> bool:
+        """With overlap."""
+        return self.overlap
+
     def check(self, size: int) -> None:
         """What the collective can do."""
         self.collective.check(size)
+
+    def buckets(self, arena: Arena) -> tuple[slice, ...]:
+        """Whole parameters, from the last layer on, until they are `bucket_bytes` or more."""
+        everything = slice(0, arena.parameters.numel())
+        limit = self.bucket_bytes or (OVERLAPPED_BYTES if self.overlap else None)
+        if limit is None:
+            return (everything,)
+        cuts = [0]
+        for segment in arena.within(everything):
+            if (segment.stop - cuts[-1]) * arena.gradients.element_size() >= limit:
+                cuts.append(segment.stop)
+        if cuts[-1] < everything.stop:
+            cuts.append(everything.stop)
+        return tuple(map(slice, cuts, cuts[1:]))
 
     def exchange(self, comm: Communicator, worker: Worker) -> Exchange:
         """Collective. Plans for every bucket, or for the whole state."""
         return AverageGradients(self, comm, worker) if self.average == "gradients" else AverageParameters(self, comm, worker)
 
     def seconds(self, nbytes: int, size: int, network: Network) -> float:
-        """The collective's cost, spread over the steps between two averages."""
-        return self.collective.seconds(nbytes, size, network) / self.every
+        """The wire's cost with this collective, spread over the steps between two averages."""
+        return self.wire.seconds(nbytes // 4, size, network, self.collective) / self.every
 
 
 @final
@@ -58,16 +91,27 @@ class AverageGradients(Exchange):
 
     def __init__(self, strategy: Synchronous, comm: Communicator, worker: Worker) -> None:
         super().__init__(comm, worker)
-        gradients = worker.arena.gradients
+        arena = worker.arena
+        self.overlap = strategy.overlap
+        self.under_way: list[Request] = []
         self.plans = [
-            strategy.collective.plan(comm.channel(index), gradients[bucket], strategy.wire)
-            for index, bucket in enumerate(strategy.buckets(worker.arena))
+            strategy.collective.plan(comm.channel(index), arena.gradients[bucket], strategy.wire, [s.shape for s in arena.within(bucket)])
+            for index, bucket in enumerate(strategy.buckets(arena))
         ]
 
+    def bucket_ready(self, index: int) -> None:
+        """Begin to exchange it."""
+        if self.overlap:
+            self.under_way.append(self.comm.follow(self.plans[index].steps()))
+
     def before_update(self) -> None:
-        """One exchange per bucket, in order."""
-        for plan in self.plans:
-            plan.run()
+        """Every bucket, in order; or until those that are under way have arrived."""
+        if self.overlap:
+            self.comm.wait(*self.under_way)
+            self.under_way.clear()
+        else:
+            for plan in self.plans:
+                plan.run()
 
 
 @final
@@ -77,7 +121,9 @@ class AverageParameters(Exchange):
     def __init__(self, strategy: Synchronous, comm: Communicator, worker: Worker) -> None:
         super().__init__(comm, worker)
         self.every = strategy.every
-        self.plan = strategy.collective.plan(comm.channel(0), worker.arena.state, strategy.wire)
+        arena = worker.arena
+        shapes = [segment.shape for segment in arena.segments.values()]
+        self.plan = strategy.collective.plan(comm.channel(0), arena.state, strategy.wire, shapes)
 
     def after_update(self) -> None:
         """Average when it is time."""

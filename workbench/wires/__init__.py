@@ -1,10 +1,15 @@
 """How numbers travel between ranks. One file each; `WIRES` is the only list of them."""
 
-from workbench.wires.base import Wire
+from workbench.wires.base import Codec, Compressor, Wire
 from workbench.wires.float32 import Float32
+from workbench.wires.half import BFloat16, Float16
+from workbench.wires.int8 import Int8
 
 WIRES: dict[str, type[Wire]] = {
     "float32": Float32,
+    "float16": Float16,
+    "bfloat16": BFloat16,
+    "int8": Int8,
 }
 
-__all__ = ["WIRES", "Float32", "Wire"]
+__all__ = ["WIRES", "BFloat16", "Codec", "Compressor", "Float16", "Float32", "Int8", "Wire"]
