@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,9 @@ Steps = Iterator[tuple[Request, ...]]
 
 Part = int | tuple[int, int]
 """A chunk of the buffer, or the chunks from one to another (not included)."""
+
+Span = tuple[int, int]
+"""From one number of the buffer to another (not included)."""
 
 SEALED: Final = -1  # in place of a slot: the whole buffer as it travels once it is the mean
 
@@ -47,7 +51,7 @@ class Plan(Planned):
     """One collective on one segment: what an algorithm says, and the buffers and views that every exchange uses again.
 
     The buffer is cut into `collective.parts(size)` chunks of nearly equal length. An algorithm first makes sums, with `send`, `receive` and
-    `add`; then the owner of each part `seal`s it, which makes the sum the mean and writes it as it will travel;
+    `add`, or `merge`; then the owner of each part `seal`s it, which makes the sum the mean and writes it as it will travel;
     then the sealed parts go around with `share` and `take`, as they are, so that all ranks end with the same bits.
     Whatever the wire, the algorithm is the same. After the first exchange nothing is allocated.
     """
@@ -65,37 +69,60 @@ class Plan(Planned):
         """Where the chunks begin, and the end of the last; some are empty where the buffer has fewer numbers than chunks."""
         self._sealed = self.buffer if codec.exact else np.zeros(codec.nbytes(self.buffer.size, self.itemsize), np.uint8)
         self._slots: dict[int, Array] = {}
-        self._coders: dict[tuple[Part, int], Coder] = {}
+        self._coders: dict[tuple[Span, int], Coder] = {}
+        self._cut: dict[Part, list[Span]] = {}
 
     # what an algorithm says
 
     def send(self, part: Part, to: int, tag: int = 0) -> Request:
         """Send this rank's sum of a part."""
-        coder = self._coder(part, SEALED)
+        coder = self._coder(self._span(part), SEALED)
         coder.encode()
         return self.comm.isend(coder.message, to, tag)
 
     def receive(self, part: Part, source: int, slot: int = 0, tag: int = 0) -> Request:
         """Receive another rank's sum of a part aside. What is received at the same time needs slots of its own, from 0."""
-        return self.comm.irecv(self._coder(part, slot).message, source, tag)
+        return self.comm.irecv(self._coder(self._span(part), slot).message, source, tag)
 
     def add(self, part: Part, slot: int = 0) -> None:
         """Add what was received to this rank's sum of the part."""
-        self._coder(part, slot).add()
+        self._coder(self._span(part), slot).add()
+
+    def merge(self, part: Part, source: int, give: Part, to: int, last: bool = False) -> Steps:
+        """Send this rank's sum of `give`; receive another's sum of `part` and add it (the `last` one: seal it). Piece by piece:
+        what has arrived is added while it is in the cache, and the next piece travels meanwhile.
+        """
+        mine, theirs = self._pieces(part), self._pieces(give)
+        count = max(len(mine), len(theirs))
+
+        def post(index: int) -> tuple[Request, ...]:
+            arriving = (self.comm.irecv(self._coder(mine[index], index % 2).message, source),) if index < len(mine) else ()
+            if index >= len(theirs):
+                return arriving
+            leaving = self._coder(theirs[index], SEALED)
+            leaving.encode()
+            return (*arriving, self.comm.isend(leaving.message, to))
+
+        ahead = post(0)
+        for index in range(count):
+            now, ahead = ahead, post(index + 1) if index + 1 < count else ()
+            yield now
+            if index < len(mine):
+                self._coder(mine[index], index % 2).add()
+                if last:
+                    self._seal(mine[index])
 
     def seal(self, part: Part) -> None:
         """This rank's sum of a part is that of all ranks: make it their mean, and write it as it will travel. Once, by one rank (or alike on several)."""
-        coder = self._coder(part, SEALED)
-        coder.divide(self.comm.size)
-        coder.encode()
+        self._seal(self._span(part))
 
     def share(self, part: Part, to: int, tag: int = 0) -> Request:
         """Send a sealed part on, as it is."""
-        return self.comm.isend(self._coder(part, SEALED).message, to, tag)
+        return self.comm.isend(self._coder(self._span(part), SEALED).message, to, tag)
 
     def take(self, part: Part, source: int, tag: int = 0) -> Request:
         """Receive a sealed part into its place."""
-        return self.comm.irecv(self._coder(part, SEALED).message, source, tag)
+        return self.comm.irecv(self._coder(self._span(part), SEALED).message, source, tag)
 
     # what drives it
 
@@ -104,24 +131,38 @@ class Plan(Planned):
         self.staged.fetch()
         if self.comm.size > 1 and self.buffer.size:
             yield from self.collective.steps(self)
-            self._coder((0, self.parts), SEALED).decode()  # the owner too keeps what it has sent
+            self._coder((0, self.buffer.size), SEALED).decode()  # the owner too keeps what it has sent
         self.staged.store()
 
-    def _coder(self, part: Part, slot: int) -> Coder:
-        coder = self._coders.get((part, slot))
+    def _seal(self, span: Span) -> None:
+        coder = self._coder(span, SEALED)
+        coder.divide(self.comm.size)
+        coder.encode()
+
+    def _span(self, part: Part) -> Span:
+        return (self.offsets[part[0]], self.offsets[part[1]]) if isinstance(part, tuple) else (self.offsets[part], self.offsets[part + 1])
+
+    def _pieces(self, part: Part) -> list[Span]:
+        """A part in pieces of the size that this communicator likes; a part without numbers is one piece."""
+        pieces = self._cut.get(part)
+        if pieces is None:
+            low, high = self._span(part)
+            length = -(-(self.comm.piece_bytes or sys.maxsize) // (self.itemsize * self.codec.block)) * self.codec.block
+            pieces = self._cut[part] = [(start, min(start + length, high)) for start in range(low, high, length)] or [(low, high)]
+        return pieces
+
+    def _coder(self, span: Span, slot: int) -> Coder:
+        coder = self._coders.get((span, slot))
         if coder is None:
-            coder = self._coders[part, slot] = self._made(part, slot)
+            coder = self._coders[span, slot] = self._made(*span, slot)
         return coder
 
-    def _made(self, part: Part, slot: int) -> Coder:
-        first, last = part if isinstance(part, tuple) else (part, part + 1)
-        low, high = self.offsets[first], self.offsets[last]
+    def _made(self, low: int, high: int, slot: int) -> Coder:
         numbers, codec = self.buffer[low:high], self.codec
+        length = high - low if codec.exact else codec.nbytes(high - low, self.itemsize)
         if slot == SEALED:
             start = low if codec.exact else codec.nbytes(low, self.itemsize)
-            length = high - low if codec.exact else codec.nbytes(high - low, self.itemsize)
             return codec.coder(numbers, self._sealed[start : start + length])
-        length = high - low if codec.exact else codec.nbytes(high - low, self.itemsize)
         space = self._slots.get(slot)
         if space is None or space.size < length:
             space = self._slots[slot] = np.zeros(length, self._sealed.dtype)

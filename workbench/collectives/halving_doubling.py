@@ -41,11 +41,8 @@ class HalvingDoubling(Collective):
             middle = (low + high) // 2
             keep, give = ((low, middle), (middle, high)) if me & distance == 0 else ((middle, high), (low, middle))
             partner = self._rank(me ^ distance, folded)
-            arriving = plan.receive(keep, partner)
-            yield arriving, plan.send(give, partner)
-            plan.add(keep)
+            yield from plan.merge(keep, partner, give=give, to=partner, last=distance == 1)
             (low, high), distance = keep, distance // 2
-        plan.seal((low, high))
         distance = 1
         while distance < power:  # all-gather: the way back
             other = (low - distance, low) if me & distance else (high, high + distance)

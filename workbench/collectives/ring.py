@@ -22,11 +22,7 @@ class Ring(Collective):
         size, rank = plan.comm.size, plan.comm.rank
         right, left = (rank + 1) % size, (rank - 1) % size
         for hop in range(size - 1):  # reduce-scatter: the sum of chunk r+1 ends on rank r
-            mine = (rank - hop - 1) % size
-            arriving = plan.receive(mine, left)
-            yield arriving, plan.send((rank - hop) % size, right)
-            plan.add(mine)
-        plan.seal((rank + 1) % size)
+            yield from plan.merge((rank - hop - 1) % size, left, give=(rank - hop) % size, to=right, last=hop == size - 2)
         for hop in range(size - 1):  # all-gather: every chunk's mean goes on around
             arriving = plan.take((rank - hop) % size, left)
             yield arriving, plan.share((rank - hop + 1) % size, right)

@@ -95,6 +95,9 @@ class Communicator(ABC):
     now: Callable[[], float]
     """Seconds on this rank's clock; for recorder and links, never for strategies."""
 
+    piece_bytes: int | None = None
+    """Of a large message whose numbers are added up when they arrive: pieces of this size stay in the cache. None: as a whole."""
+
     @property
     @abstractmethod
     def hidden_seconds(self) -> float:

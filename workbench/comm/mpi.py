@@ -25,6 +25,7 @@ from workbench.errors import Aborted, PeerLost, WorkbenchError
 
 SPIN_SECONDS: Final = 200e-6  # polling without sleeping: longer hurts where ranks share cores
 NAP_SECONDS: Final = 50e-6
+PIECE_BYTES: Final = 1 << 18  # measured: 100 MB take 0.9 of the time of MPI's own all-reduce with it, 1.2 without
 NAPS_PER_LOOK: Final = 20  # a look for farewells about every 2 ms
 TESTS_PER_LOOK: Final = 64
 FAREWELL: Final = 0  # the tag of a failing rank's last word
@@ -103,6 +104,8 @@ class MpiCommunicator(Communicator):
         sharpen_sleep()
         family = _Family(comm, aborted)
         self._set(family, comm, list(range(comm.size)), comm.rank, family.range(), Traffic(comm.size))
+
+    piece_bytes = PIECE_BYTES
 
     def _set(self, family: _Family, comm: MPI.Intracomm, members: list[int], rank: int, tag: int, traffic: Traffic) -> None:
         self._family, self._comm, self._members, self._tag = family, comm, members, tag
