@@ -54,7 +54,7 @@ VALIDATION: Final = np.dtype(
 TABLES: Final = {"steps": STEPS, "spans": SPANS, "traffic": TRAFFIC, "server": SERVER, "validation": VALIDATION}
 """Every table that ranks append to. Events are free-form JSON lines beside them: see `EVENTS`."""
 
-EVENTS: Final = ("start", "pause", "resume", "change", "swap", "stop", "abort", "checkpoint", "warning", "fault", "error", "end")
+EVENTS: Final = ("start", "pause", "resume", "change", "swap", "exchange", "stop", "abort", "checkpoint", "warning", "fault", "error", "end")
 """The kinds of event. An event is a dict with `kind`, `rank`, `step`, `seconds` and what else the kind says."""
 
 PHASES: Final = ("load", "compute", "update", "exchange")

@@ -2,11 +2,13 @@
 
 from workbench.strategies.base import Exchange, Strategy, Worker
 from workbench.strategies.gossip import Gossip
+from workbench.strategies.sufficient_factors import SufficientFactors
 from workbench.strategies.synchronous import Synchronous
 
 STRATEGIES: dict[str, type[Strategy]] = {
     "synchronous": Synchronous,
     "gossip": Gossip,
+    "sufficient-factors": SufficientFactors,
 }
 
-__all__ = ["STRATEGIES", "Exchange", "Gossip", "Strategy", "Synchronous", "Worker"]
+__all__ = ["STRATEGIES", "Exchange", "Gossip", "Strategy", "SufficientFactors", "Synchronous", "Worker"]

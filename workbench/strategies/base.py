@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -50,6 +51,8 @@ class Exchange:
 
     staleness: float = 0.0
     """How many steps old what was mixed in during this step was."""
+    notes: Mapping[str, str] = MappingProxyType({})
+    """What was decided for which parameter, in words; another mapping whenever there is something new to tell."""
 
     def __init__(self, comm: Communicator, worker: Worker) -> None:
         self.comm, self.worker = comm, worker

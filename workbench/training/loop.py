@@ -60,6 +60,7 @@ def train(
         mark("exchange")
         epoch = worker.step // steps_per_epoch
         recorder.step(worker.step, epoch, samples, value, worker.learning_rate(), exchange.staleness, 0.0, arena)
+        recorder.notes(exchange.notes, worker.step)
         worker.step += 1
         if worker.step % steps_per_epoch == 0 and worker.step < steps:
             after_epoch(epoch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, Final, final
 
 import torch
@@ -30,6 +31,7 @@ class Recorder:
         self._sketch = sketch
         self._phases = {"load": 0.0, "compute": 0.0, "update": 0.0, "exchange": 0.0}
         self._spans: list[tuple[str, float, float]] | None = []  # None at the steps that are not sampled
+        self._notes: Mapping[str, str] = {}
         self._told = list(zip(comm.traffic.sent_bytes, comm.traffic.sent_messages, strict=True))
         self.restart()
 
@@ -106,6 +108,13 @@ class Recorder:
     def validation(self, rank: int, step: int, epoch: int, samples: int, loss: float, accuracy: float) -> None:
         """A model was validated: `rank`'s own, or the answer of all (-1)."""
         self._append("validation", (rank, step, epoch, samples, loss, accuracy, self.seconds()))
+
+    def notes(self, notes: Mapping[str, str], step: int) -> None:
+        """What the exchange has decided for which parameter; rank 0 records it when it is new."""
+        if notes is not self._notes:
+            self._notes = notes
+            if notes and self.rank == 0:
+                self.event("exchange", step, notes=dict(notes))
 
     def event(self, kind: str, step: int, **what: Any) -> None:
         """Something happened on this rank."""

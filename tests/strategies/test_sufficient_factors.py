@@ -1,0 +1,249 @@
+"""Sufficient factors: the mean of what autograd says, to rounding; the same bits everywhere; the bytes that were promised."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tests.strategies.world import NETWORK, RATE
+from workbench.arena import Arena
+from workbench.collectives import COLLECTIVES, Ring
+from workbench.comm.base import Communicator
+from workbench.comm.virtual import VirtualWorld
+from workbench.recipes.sgd import SGD
+from workbench.strategies import SufficientFactors, Worker
+from workbench.strategies.sufficient_factors import factor_bytes, factor_seconds
+
+Rows = Callable[[int, int], int]  # (rank, step) -> rows of the batch
+
+
+def mlp() -> nn.Module:
+    return nn.Sequential(nn.Linear(24, 32), nn.BatchNorm1d(32), nn.ReLU(inplace=True), nn.Linear(32, 40), nn.Tanh(), nn.Linear(40, 3))
+
+
+def squares(module: nn.Module, inputs: torch.Tensor, step: int) -> torch.Tensor:
+    """Mean over the rows."""
+    return module(inputs).square().mean()
+
+
+class Seen:
+    """What one rank has lived through."""
+
+    def __init__(self) -> None:
+        self.own: list[np.ndarray] = []
+        """The gradient of each step before the exchange,"""
+        self.mean: list[np.ndarray] = []
+        """and after it."""
+        self.bytes: list[int] = []
+        self.notes: list[dict[str, str]] = []
+        self.hooks = 0
+        """Forward hooks that are left at the end."""
+
+
+def learn(
+    strategy: SufficientFactors,
+    size: int,
+    build: Callable[[], nn.Module] = mlp,
+    loss_of: Callable[[nn.Module, torch.Tensor, int], torch.Tensor] = squares,
+    rows: Rows = lambda rank, step: 4,
+    steps: int = 3,
+    shape: Sequence[int] = (24,),
+    dtype: torch.dtype = torch.float32,
+) -> list[Seen]:
+    """Real forwards and backwards on virtual ranks, a validation before each step."""
+
+    def body(comm: Communicator) -> Seen:
+        torch.manual_seed(0)
+        arena, seen = Arena(build().to(dtype)), Seen()
+        worker = Worker(arena, arena.module, SGD(arena), 1, lambda: RATE, np.random.default_rng(0), comm.rank, comm.size)
+        exchange = strategy.exchange(comm, worker)
+        for step in range(steps):
+            worker.step = step
+            random = torch.Generator().manual_seed(100 * comm.rank + step)
+            batch = torch.randn(rows(comm.rank, step), *shape, dtype=dtype, generator=random)
+            with torch.no_grad():
+                arena.module(torch.randn(7, *shape, dtype=dtype))
+            arena.clear()
+            loss_of(arena.module, batch, step).backward()
+            arena.heal()
+            seen.own.append(arena.gradients.numpy().copy())
+            before = comm.traffic.total_sent_bytes
+            exchange.before_update()
+            seen.bytes.append(comm.traffic.total_sent_bytes - before)
+            seen.mean.append(arena.gradients.numpy().copy())
+            seen.notes.append(dict(exchange.notes))
+            exchange.update()
+        exchange.finish()
+        seen.hooks = sum(len(module._forward_hooks) for module in arena.module.modules())
+        return seen
+
+    return VirtualWorld(size, NETWORK).run(body)
+
+
+def hold_to_the_mean(everyone: list[Seen]) -> None:
+    """Each step of each rank is the mean of all ranks' own gradients, with the same bits on all."""
+    for step in range(len(everyone[0].own)):
+        own = np.stack([seen.own[step] for seen in everyone]).astype(np.float64)
+        rounding = 300 * np.finfo(everyone[0].own[0].dtype).eps
+        np.testing.assert_allclose(everyone[0].mean[step], own.mean(axis=0), rtol=rounding, atol=rounding * np.abs(own).max())
+        assert all(np.array_equal(seen.mean[step], everyone[0].mean[step]) for seen in everyone)
+    assert all(seen.hooks == 0 for seen in everyone)
+
+
+def ways(seen: Seen, step: int = -1) -> dict[str, str]:
+    """Parameter -> "factors" or "whole"."""
+    return {name: "factors" if "factors, " in words else "whole" for name, words in seen.notes[step].items()}
+
+
+@pytest.mark.parametrize("choice", ["auto", "always", "never"])
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 7])
+def test_the_mean_and_the_same_bits(choice: str, size: int) -> None:
+    everyone = learn(SufficientFactors(choice=choice), size)
+    hold_to_the_mean(everyone)
+    expected = {
+        "auto": {"0.weight": "factors", "3.weight": "factors", "5.weight": "whole"},
+        "always": dict.fromkeys(("0.weight", "3.weight", "5.weight"), "factors"),
+        "never": {},
+    }
+    if size in (2, 3, 4):  # with more ranks factors no longer pay for layers as small as these
+        assert ways(everyone[0]) == expected[choice]
+
+
+@pytest.mark.parametrize("name", COLLECTIVES)
+def test_any_collective_takes_the_rest_and_float64_works(name: str) -> None:
+    strategy = SufficientFactors(collective=name)
+    strategy.check(4)
+    hold_to_the_mean(learn(strategy, 4, dtype=torch.float64))
+
+
+def test_inputs_of_any_shape_and_layers_that_share_a_name_with_none() -> None:
+    """The model itself is one linear layer; a row is whatever it is applied to."""
+    everyone = learn(SufficientFactors(), 3, build=lambda: nn.Linear(24, 48), shape=(2, 3, 24), rows=lambda rank, step: 1)
+    hold_to_the_mean(everyone)
+    assert everyone[0].notes[0] == {"weight": "48x24, 6 rows: factors, 3.5 kB instead of 6.1 kB a step"}
+
+
+def test_unequal_rows_are_filled_with_nothing() -> None:
+    """Ranks have batches of their own sizes, which change, up to the largest of the first step."""
+    everyone = learn(SufficientFactors(choice="always"), 3, rows=lambda rank, step: (5, 3, 2)[(rank + step) % 3])
+    hold_to_the_mean(everyone)
+    assert set(ways(everyone[0]).values()) == {"factors"}
+
+
+def test_more_rows_than_at_first_send_the_layer_whole_from_then_on() -> None:
+    everyone = learn(SufficientFactors(choice="always"), 3, rows=lambda rank, step: 9 if (rank, step) == (1, 2) else 4, steps=5)
+    hold_to_the_mean(everyone)
+    assert set(ways(everyone[0], 1).values()) == {"factors"}
+    for seen in everyone:
+        assert seen.notes[2]["0.weight"] == "whole from step 2 on: a worker used it differently than in the first step"
+        assert set(ways(seen).values()) == {"whole"}
+
+
+class Odd(nn.Module):
+    """Linear layers that are not used once as such."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.twice, self.never, self.frozen = nn.Linear(24, 16), nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 16)
+        self.tied, self.other = nn.Linear(16, 16), nn.Linear(16, 16)
+        self.other.weight = self.tied.weight
+        self.besides, self.punished, self.plain = nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 16)
+        self.frozen.weight.requires_grad_(False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.tied(self.other(self.frozen(self.twice(self.twice(self.first(input=x))))))
+        return self.plain(self.punished(self.besides(x) + x @ self.besides.weight))
+
+
+def test_what_is_not_a_product_goes_by_the_collective() -> None:
+    def loss_of(module: nn.Module, inputs: torch.Tensor, step: int) -> torch.Tensor:
+        assert isinstance(module, Odd)
+        return module(inputs).square().mean() + 1e-2 * module.punished.weight.square().sum()
+
+    everyone = learn(SufficientFactors(choice="always"), 2, build=Odd, loss_of=loss_of)
+    hold_to_the_mean(everyone)
+    odd = dict.fromkeys(("twice.weight", "never.weight", "besides.weight", "punished.weight"), "whole")
+    assert ways(everyone[0]) == odd | {"first.weight": "factors", "plain.weight": "factors"}
+
+
+class Sometimes(nn.Module):
+    """A layer that one rank skips, or uses twice, at some steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base, self.extra = nn.Linear(24, 24), nn.Linear(24, 24)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.extra(self.base(x))
+
+
+def test_a_layer_that_is_skipped_adds_nothing_and_one_used_twice_later_goes_whole() -> None:
+    def skipping(module: Any, inputs: torch.Tensor, step: int) -> torch.Tensor:
+        x = module.base(inputs)
+        return (x if step == 1 else module.extra(x)).square().mean()
+
+    def repeating(module: Any, inputs: torch.Tensor, step: int) -> torch.Tensor:
+        x = module.extra(module.base(inputs))
+        return (module.extra(x) if step == 1 else x).square().mean()
+
+    everyone = learn(SufficientFactors(choice="always"), 3, build=Sometimes, loss_of=skipping)
+    hold_to_the_mean(everyone)
+    assert ways(everyone[0]) == {"base.weight": "factors", "extra.weight": "factors"}
+    everyone = learn(SufficientFactors(choice="always"), 3, build=Sometimes, loss_of=repeating)
+    hold_to_the_mean(everyone)
+    assert ways(everyone[0]) == {"base.weight": "factors", "extra.weight": "whole"}
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_a_rank_sends_the_bytes_that_it_says(size: int) -> None:
+    """Factors of the two large layers, and the ring for the rest: biases, batch norm and the last layer."""
+    everyone = learn(SufficientFactors(), size)
+    parameters = sum(p.numel() for p in mlp().parameters())
+    whole = 4 * (parameters - 24 * 32 - 32 * 40)
+    factors = factor_bytes(4, (32, 24), size) + factor_bytes(4, (40, 32), size)
+    sent = sum(seen.bytes[1] for seen in everyone)
+    assert sent == size * factors + Ring().bytes_sent(whole, size)
+    assert "factors, " in everyone[0].notes[0]["0.weight"]
+
+
+def test_auto_is_never_more_bytes_than_the_collective() -> None:
+    for size in (2, 5, 8):
+        sent = [sum(seen.bytes[1] for seen in learn(SufficientFactors(choice=choice), size, steps=2)) for choice in ("auto", "never", "always")]
+        assert sent[0] <= min(sent[1:])
+
+
+def test_a_layer_costs_what_its_messages_do() -> None:
+    """(P-1) K (M+N) numbers on one link, and the product at the rate that is given."""
+    assert factor_seconds(32, (4096, 4096), 1, NETWORK) == 0
+    wire = factor_seconds(32, (4096, 4096), 4, NETWORK)
+    assert wire == pytest.approx(NETWORK.latency + 3 * 32 * 8192 * 4 / NETWORK.bandwidth)
+    assert factor_seconds(32, (4096, 4096), 4, NETWORK, flops=1e9) == pytest.approx(wire + 2 * 4 * 32 * 4096**2 / 1e9)
+
+
+def test_the_virtual_clock_shows_what_the_formula_says() -> None:
+    size, rows = 4, 8
+
+    def body(comm: Communicator) -> float:
+        arena = Arena(nn.Linear(64, 64, bias=False))
+        worker = Worker(arena, arena.module, SGD(arena), 1, lambda: RATE, np.random.default_rng(0), comm.rank, comm.size)
+        exchange = SufficientFactors().exchange(comm, worker)
+        took = 0.0
+        for _ in range(2):
+            arena.clear()
+            arena.module(torch.ones(rows, 64)).sum().backward()
+            start = comm.now()
+            exchange.before_update()
+            took = comm.now() - start
+        return took
+
+    assert max(VirtualWorld(size, NETWORK).run(body)) == pytest.approx(factor_seconds(rows, (64, 64), size, NETWORK), rel=0.01)
+
+
+def test_words_for_bad_options() -> None:
+    with pytest.raises(ValueError, match="choice must be one of 'auto', 'always', 'never', got 'sometimes'"):
+        SufficientFactors(choice="sometimes")
