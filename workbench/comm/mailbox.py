@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 from workbench.comm.base import ANY, Array
 
 if TYPE_CHECKING:
+    from workbench.comm.following import Followed
     from workbench.comm.node import Node
 
 
 class Pending:
     """A request of a virtual rank. `time` is when it completes, once that is known; `done` once it was reported."""
 
-    __slots__ = ("done", "error", "home", "source", "time", "waited")
+    __slots__ = ("done", "error", "follower", "home", "source", "time", "waited")
 
     home: Node
     time: float | None
@@ -22,10 +23,14 @@ class Pending:
     waited: bool
     error: str | None
     source: int
+    follower: Followed | None
 
     def known(self, when: float) -> None:
-        """The request completes at `when`: tell the rank if it waits for this."""
+        """The request completes at `when`: tell the rank if it waits for this, and the steps that do."""
         self.time = when
+        if self.follower is not None:
+            self.follower.told(when)
+            self.follower = None
         if self.waited or self.home.dozing:
             self.home.told(when)
 
@@ -49,7 +54,7 @@ class Message(Pending):
     def __init__(self, home: Node, buffer: Array, sender: int, dest: int, tag: int, where: str) -> None:
         self.home, self.buffer, self.sender, self.dest, self.tag, self.where = home, buffer, sender, dest, tag, where
         self.nbytes = buffer.nbytes
-        self.time = self.arrival = self.error = None
+        self.time = self.arrival = self.error = self.follower = None
         self.done = self.waited = False
         self.source = ANY
         self.receive: Receive | None = None
@@ -65,7 +70,7 @@ class Receive(Pending):
 
     def __init__(self, home: Node, buffer: Array, asked: int, tag: int, posted: float, where: str) -> None:
         self.home, self.buffer, self.asked, self.tag, self.posted, self.where = home, buffer, asked, tag, posted, where
-        self.time = self.error = None
+        self.time = self.error = self.follower = None
         self.done = self.waited = False
         self.source = asked
         self.message: Message | None = None

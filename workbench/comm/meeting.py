@@ -41,7 +41,7 @@ class Entry(Pending):
 
     def __init__(self, home: Node, meeting: Meeting, given: Any) -> None:
         self.home, self.meeting, self.given = home, meeting, given
-        self.time = self.error = None
+        self.time = self.error = self.follower = None
         self.done = self.waited = False
         self.source = ANY
         self.entered = home.seat.clock
@@ -63,3 +63,14 @@ def combine(buffers: list[Array], op: Op) -> None:
         ufunc(total, buffer.reshape(total.shape), out=total)
     for buffer in buffers:
         buffer[...] = total.reshape(buffer.shape)
+
+
+def conclude(entries: list[Entry], seconds: float) -> None:
+    """All have entered: everybody's part is complete `seconds` after the last did."""
+    when = max(entry.entered for entry in entries)
+    if seconds:  # the links are shared with what the ranks send themselves, and with the all-reduces before this one
+        when = max(when, *(entry.home.tx_free for entry in entries)) + seconds
+        for entry in entries:
+            entry.home.tx_free = when
+    for entry in entries:
+        entry.known(when)

@@ -14,6 +14,7 @@ from typing import Any
 
 from workbench.comm.base import ANY, Beacon
 from workbench.comm.baton import Baton, Seat
+from workbench.comm.following import Following
 from workbench.comm.mailbox import Message, Port, Receive
 from workbench.comm.network import Network
 
@@ -22,8 +23,8 @@ class Node:
     """A rank's end of the network: its links, what is on the way to it, what it waits for."""
 
     __slots__ = (
-        "baton", "beacon", "dozing", "inbox", "latest", "listening", "look_at", "missing", "network", "number", "open", "order", "polls",
-        "rx_free", "seat", "tx_free", "waiting", "waits_any",
+        "asleep", "baton", "beacon", "dozing", "following", "inbox", "latest", "listening", "look_at", "missing", "network", "number",
+        "open", "order", "polls", "rx_free", "seat", "tx_free", "verb", "waiting", "waits_any",
     )  # fmt: skip
 
     def __init__(self, seat: Seat, baton: Baton, network: Network) -> None:
@@ -36,10 +37,12 @@ class Node:
         self.listening: dict[Port, None] = {}  # ports with receives from ANY, in the order they were posted
         self.look_at: float | None = None
         self.waiting: tuple[Any, ...] = ()
-        self.waits_any = self.dozing = False
+        self.waits_any = self.dozing = self.asleep = False
+        self.verb = ""
         self.missing = 0  # of those, the ones whose time is not known (1 while it waits for any of them)
         self.latest = 0.0
         self.polls: dict[Any, int] = {}  # what was polled for in vain, how often, since the rank last got on
+        self.following = Following(self)
 
     # -- posting ---------------------------------------------------------------------------------------------------
 
@@ -61,7 +64,7 @@ class Node:
             to.take(lane.posted.popleft(), message)
         else:
             lane.messages.append(message)
-        if to.listening or to.missing:
+        if to.listening or to.missing or to.following.under_way:
             to.plan_look()
 
     def post(self, receive: Receive, port: Port) -> None:
@@ -174,7 +177,7 @@ class Node:
         if self.look_at == when:
             self.look_at = None
         self.advance(when)
-        if self.listening or self.missing:
+        if self.listening or self.missing or self.following.under_way:
             self.plan_look()
 
     # -- waiting ---------------------------------------------------------------------------------------------------
@@ -192,6 +195,8 @@ class Node:
 
     def wait_all(self, requests: tuple[Any, ...]) -> None:
         """Block until all requests are complete; the clock is then at the latest of them."""
+        if self.following.under_way and self.following.wait(requests):
+            return
         if not self.open:
             self.settle(requests)
         latest, missing = self.seat.clock, 0
@@ -204,7 +209,7 @@ class Node:
                 latest = request.time
         if missing:
             self.waits_any, self.latest = False, latest
-            self._block(requests, missing)
+            self._block(requests, missing, "wait")
         else:
             self.seat.clock = latest
 
@@ -214,38 +219,62 @@ class Node:
         while True:
             self.baton.let_earlier_go_first(seat)
             self.advance(seat.clock)
+            self.following.carry_on()
             first = min(((request.time, index) for index, request in enumerate(requests) if request.time is not None), default=None)
             if first is not None and first[0] <= seat.clock:
                 return first[1]
             for request in requests:
                 request.waited = request.time is None
-            if first is not None:
-                self.baton.ready(seat, first[0])
-            self.waits_any = True
-            self._block(requests, 1)
+            self.wait_some(requests, "wait_any", first[0] if first is not None else None)
+
+    def wait_some(self, requests: tuple[Any, ...], verb: str, until: float | None) -> None:
+        """Block until one of the requests that are waited for completes, until then, or until what is followed can go on."""
+        for when in (until, self.following.due):
+            if when is not None:
+                self.baton.ready(self.seat, when)
+        self.waits_any = True
+        self._block(requests, 1, verb)
 
     def doze(self, until: float) -> None:
         """Let time pass until something comes for this rank, or until then: between two polls."""
-        self.baton.ready(self.seat, until)
         self.waits_any, self.missing, self.dozing = True, 1, True
-        if self.inbox:
+        began = self.seat.clock
+        try:
+            self.sleep(until)
+        finally:
+            self.missing, self.dozing = 0, False
+        if self.following.under_way:
+            self.following.hidden_seconds += self.seat.clock - began
+
+    def sleep(self, until: float) -> None:
+        """Let time pass until then, or until what is followed can go on."""
+        due = self.following.due
+        self.baton.ready(self.seat, until if due is None or due > until else due)
+        self._give_way()
+
+    def expect(self, when: float) -> None:
+        """What is followed can go on at `when`: end the rank's sleep then."""
+        if self.asleep:
+            self.baton.ready(self.seat, max(when, self.seat.clock))
+
+    def _give_way(self) -> None:
+        if self.inbox or self.listening:
             self.plan_look()
+        self.asleep = True
         try:
             self.baton.block(self.seat)
         finally:
-            self.missing, self.dozing = 0, False
+            self.asleep = False
 
-    def _block(self, requests: tuple[Any, ...], missing: int) -> None:
-        self.waiting, self.missing = requests, missing
+    def _block(self, requests: tuple[Any, ...], missing: int, verb: str) -> None:
+        self.waiting, self.missing, self.verb = requests, missing, verb
         self.beacon.since = self.seat.clock
         for request in requests:
             if request.time is None:
                 self.beacon.waiting = (request,)
                 break
-        if self.inbox or self.listening:
-            self.plan_look()
         try:
-            self.baton.block(self.seat)
+            self._give_way()
         finally:
             self.waiting, self.missing = (), 0
             self.beacon.waiting = ()
@@ -255,5 +284,4 @@ class Node:
     def describe(self) -> str:
         """What the rank waits for, in words."""
         texts = list(dict.fromkeys(repr(request) for request in self.waiting if request.time is None))
-        verb = "wait_any" if self.waits_any else "wait"
-        return f"{verb}({'; '.join(texts[:4])}{f'; and {len(texts) - 4} more' if len(texts) > 4 else ''})"
+        return f"{self.verb}({'; '.join(texts[:4])}{f'; and {len(texts) - 4} more' if len(texts) > 4 else ''})"

@@ -16,8 +16,9 @@ from typing import Any, Final, TypeVar, final
 
 from workbench.comm.base import ANY, Array, Communicator, Op, Request, Traffic, checked, count_allreduce
 from workbench.comm.baton import Baton, Pace
+from workbench.comm.following import Followed
 from workbench.comm.mailbox import Message, Port, Receive
-from workbench.comm.meeting import Entry, Group, Meeting, combine
+from workbench.comm.meeting import Entry, Group, Meeting, combine, conclude
 from workbench.comm.network import Network
 from workbench.comm.node import Node
 from workbench.errors import Deadlock
@@ -150,7 +151,7 @@ class VirtualCommunicator(Communicator):
             entries = [meeting.entered[rank] for rank in range(self.size)]
             combine([each.given for each in entries], op)
             seconds = 2 * (self.size - 1) * self._network.seconds(buffer.nbytes / self.size)
-            self._conclude(entries, seconds if self._counted else 0.0)
+            conclude(entries, seconds if self._counted else 0.0)
         return entry
 
     def test(self, *requests: Request) -> bool:
@@ -181,12 +182,14 @@ class VirtualCommunicator(Communicator):
 
     @property
     def hidden_seconds(self) -> float:
-        """Of this rank."""
-        return 0.0
+        """Of this rank, on the virtual clock."""
+        return self._node.following.hidden_seconds
 
     def follow(self, steps: Iterator[tuple[Request, ...]]) -> Request:
-        """Carry on while the rank computes."""
-        raise NotImplementedError
+        """Carry `steps` on at the virtual times at which its requests complete."""
+        followed = Followed(self._node, steps, self._report)
+        self._node.following.begin(followed)
+        return followed
 
     def hosts(self) -> tuple[int, ...]:
         """Every virtual rank has a host of its own."""
@@ -207,7 +210,7 @@ class VirtualCommunicator(Communicator):
                 made = Group(group.world, [group.nodes[r] for r in ranks], [group.ranks[r] for r in ranks], f"{group.where}, split {of}")
                 for position, rank in enumerate(ranks):
                     meeting.entered[rank].result = made, position
-            self._conclude(list(meeting.entered.values()), 0.0)
+            conclude(list(meeting.entered.values()), 0.0)
         self.wait(entry)
         made, position = entry.result
         return VirtualCommunicator(made, position, self.traffic, self._counted)
@@ -227,7 +230,7 @@ class VirtualCommunicator(Communicator):
             raise ValueError(f"compute(seconds={seconds!r}): seconds must be a finite number of at least 0, got {seconds!r}")
         self._baton.check()
         self._node.polls.clear()
-        self._seat.clock += seconds
+        self._node.following.compute(self._seat.clock + seconds)
         self._baton.let_earlier_go_first(self._seat)
 
     def farewell(self, reason: str) -> None:
@@ -248,6 +251,8 @@ class VirtualCommunicator(Communicator):
                         raise ValueError(request.error)
                     if request.message is not None:
                         self.traffic.received_bytes += request.message.nbytes
+                elif type(request) is Followed and request.failure is not None:
+                    raise request.failure
 
     def _poll(self, what: Any, times: Callable[[], list[float | None]], enough: Callable[[Iterable[bool]], bool]) -> bool:
         """Whether enough of `times` have come; if not, the clock goes on a little, but never past what comes next for this rank."""
@@ -255,6 +260,7 @@ class VirtualCommunicator(Communicator):
         baton.check()
         baton.let_earlier_go_first(seat)
         node.advance(seat.clock)
+        node.following.carry_on()
         found = times()
         if enough(time is not None and time <= seat.clock for time in found):
             return True
@@ -283,9 +289,3 @@ class VirtualCommunicator(Communicator):
         if len(meeting.entered) == self.size:
             del group.meetings[turn]
         return entry, meeting
-
-    def _conclude(self, entries: list[Entry], seconds: float) -> None:
-        """All have entered: everybody's part is complete `seconds` after the last did (who is the one that runs)."""
-        when = max(entry.entered for entry in entries) + seconds
-        for entry in entries:
-            entry.known(when)
