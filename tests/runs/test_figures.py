@@ -7,11 +7,12 @@ import pandas as pd
 import pytest
 
 from tests.runs.fakes import event, steps_of, validations_of, write_run
+from workbench.job import Job
 from workbench.runs.compare import COMPARED, compare, table_words
 from workbench.runs.figures import FIGURES, Figures, explained, progress, shown, strategy_words, summary, training_seconds
 from workbench.runs.frame import DRIFT_ERROR, drift_frame, waiting_frame
 from workbench.runs.run import Run
-from workbench.store import write_json
+from workbench.store import RunLog, write_json
 from workbench.telemetry import SKETCH, SPANS, STEPS
 
 
@@ -28,6 +29,7 @@ def test_every_figure_from_the_records(tmp_path: Path) -> None:
         "epochs": 2,
         "samples": 9600,
         "dropped_samples": 29,
+        "layers": {},
         "lost_rows": 0,
         "damage": "none",
         "folder": str(tmp_path / "run"),
@@ -60,6 +62,23 @@ def test_a_summary_shows_units_and_escapes(tmp_path: Path) -> None:
     assert "samples over training_seconds" in page
     assert "accuracy            90.0 %" in str(summary)
     assert str(Figures()) == ""
+
+
+def test_what_was_decided_for_each_layer_is_shown_where_there_is_something(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", end=False, job=Job(strategy="sufficient-factors"))
+    assert "layers" not in str(Run.open(folder).summary())
+    decided = {"fc1.weight": "factors, <3 MB>", "fc2.weight": "whole"}
+    log = RunLog(folder, "rank-00000.1")
+    log.event(event(0, 0, "exchange", 0, 1.0, notes={"fc1.weight": "factors"}))
+    log.event(event(0, 1, "exchange", 5, 2.0, notes=decided))
+    log.close()
+    run = Run.open(folder)
+    summary = run.summary()
+    assert summary["layers"] == decided
+    assert f"layers{' ' * 14}fc1.weight: factors, <3 MB>\n{' ' * 20}fc2.weight: whole" in str(summary)
+    assert "fc1.weight: factors, &lt;3 MB&gt;<br>fc2.weight: whole" in summary._repr_html_()
+    page = run.report().read_text(encoding="utf-8")
+    assert "<td>fc1.weight</td><td>factors, &lt;3 MB&gt;</td>" in page
 
 
 def test_the_rate_is_that_of_training(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -27,6 +27,7 @@ FIGURES: Final = {
     "samples_per_second": ("samples/s", "samples over training_seconds"),
     "exchange_share": ("%", "share of the time of all steps in which training was blocked by communication"),
     "bytes_per_step": ("bytes", "payload that a worker sends per step, on average"),
+    "layers": ("", "what the strategy has decided for which layer, with what a worker sends of it"),
     "loss": ("", "mean loss of the last step of each rank"),
     "validation_loss": ("", "loss of the answer model on the validation set"),
     "accuracy": ("%", "share of the validation samples that the answer model classifies correctly"),
@@ -44,14 +45,22 @@ class Figures(dict[str, Any]):
     def _repr_html_(self) -> str:
         cell = '<td style="text-align:left"'
         rows = ""
-        for name, value in self.items():
-            what, number = html.escape(name.replace("_", " ")), html.escape(shown(name, value))
-            rows += f'<tr>{cell} title="{html.escape(definition(name))}">{what}</td>{cell}>{number}</td></tr>'
+        for name, lines in self.lines():
+            what, words = html.escape(name.replace("_", " ")), "<br>".join(map(html.escape, lines))
+            rows += f'<tr>{cell} title="{html.escape(definition(name))}">{what}</td>{cell}>{words}</td></tr>'
         return f"<table>{rows}</table>"
 
     def __str__(self) -> str:
         width = max((len(name) for name in self), default=0)
-        return "\n".join(f"{name.replace('_', ' '):{width}}  {shown(name, value)}" for name, value in self.items())
+        between = "\n" + " " * (width + 2)
+        return "\n".join(f"{name.replace('_', ' '):{width}}  {between.join(lines)}" for name, lines in self.lines())
+
+    def lines(self) -> Iterator[tuple[str, list[str]]]:
+        """Each figure that has something to say, and its lines: one, or one per layer."""
+        for name, value in self.items():
+            lines = [f"{layer}: {words}" for layer, words in value.items()] if isinstance(value, Mapping) else [shown(name, value)]
+            if lines:
+                yield name, lines
 
 
 class Progress(dict[str, Any]):
@@ -159,6 +168,7 @@ def summary(status: str, job: Mapping[str, Any], events: list[dict[str, Any]], s
     start: Mapping[str, Any] = next((event for event in events if event["kind"] == "start"), {})
     result = Figures(dict.fromkeys(FIGURES))
     strategy = job.get("strategy") or {}
+    decided = [event["notes"] for event in events if event["kind"] == "exchange" and isinstance(event.get("notes"), Mapping)]
     result.update(
         status=status,
         strategy=strategy_words(strategy),
@@ -169,6 +179,7 @@ def summary(status: str, job: Mapping[str, Any], events: list[dict[str, Any]], s
         epochs=int(steps["epoch"].max()) + 1 if len(steps) else 0,
         samples=int(steps["samples"].sum(dtype=np.int64)),
         dropped_samples=start.get("dropped_samples"),
+        layers=dict(decided[-1]) if decided else {},
         accuracy=last_accuracy(validation),
         validation_loss=_last(validation, "loss"),
         lost_rows=lost,

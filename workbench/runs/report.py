@@ -35,8 +35,10 @@ def render_report(run: Run) -> str:
     parts = []
     if run.error:
         parts.append(f'<div class="bad"><b>Failed</b><pre>{html.escape(_error_words(run.error))}</pre></div>')
-    rows = [(name.replace("_", " "), shown(name, value), definition(name)) for name, value in figures.items()]
+    rows = [(name.replace("_", " "), shown(name, value), definition(name)) for name, value in figures.items() if name != "layers"]
     parts += ["<h2>Figures</h2>", _table(["figure", "value", "what it is"], rows, numbers=(), small=(2,))]
+    if figures["layers"]:
+        parts += ["<h2>Layers</h2>", _table(["parameter", definition("layers")], figures["layers"].items(), numbers=())]
     plots = plots_of(steps, validation) if len(steps) else {}
     if plots:
         parts += ["<h2>Plots</h2>", *(placed(name) for name in plots)]
