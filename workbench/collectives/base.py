@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
@@ -32,6 +32,9 @@ SEALED: Final = -1  # in place of a slot: the whole buffer as it travels once it
 
 class Planned(ABC):
     """Exchanges of one segment for one run. Made once, on all ranks and in the same order."""
+
+    gathers_momentum = False
+    """Whether what an exchange leaves is momentum already, which an update must not gather again."""
 
     def __init__(self, comm: Communicator) -> None:
         self.comm = comm
@@ -113,7 +116,10 @@ class Plan(Planned):
                     self._seal(mine[index])
 
     def seal(self, part: Part) -> None:
-        """This rank's sum of a part is that of all ranks: make it their mean, and write it as it will travel. Once, by one rank (or alike on several)."""
+        """This rank's sum of a part is that of all ranks: make it their mean, and write it as it will travel.
+
+        Once, by one rank (or alike on several).
+        """
         self._seal(self._span(part))
 
     def share(self, part: Part, to: int, tag: int = 0) -> Request:
@@ -172,16 +178,20 @@ class Plan(Planned):
 class Compressed(Planned):
     """A compressor's exchanges of one segment."""
 
-    def __init__(self, collective: Collective, comm: Communicator, segment: Any, wire: Compressor, shapes: Sequence[Shape]) -> None:
+    def __init__(
+        self, collective: Collective, comm: Communicator, segment: Any, wire: Compressor, shapes: Sequence[Shape], momentum: Callable[[], float]
+    ) -> None:
         super().__init__(comm)
         self.staged = Staged(segment)
+        self.gathers_momentum = wire.gathers_momentum and comm.size > 1
         inner = comm.channel(0)
-        self.exchanged = wire.compressed(comm, self.staged.host, shapes, lambda array: Plan(collective, inner, array, Float32()))
+        self.exchanged = wire.compressed(comm, self.staged.host, shapes, lambda array: Plan(collective, inner, array, Float32()), momentum)
 
     def steps(self) -> Steps:
         """The compressor's own."""
         self.staged.fetch()
-        yield from self.exchanged.steps()
+        if self.comm.size > 1 and self.staged.host.size:
+            yield from self.exchanged.steps()
         self.staged.store()
 
 
@@ -218,25 +228,33 @@ class Collective(Options, ABC):
         """Raise a ValueError, naming what does work, where a wire does not go with this algorithm."""
         if isinstance(wire, Codec) and not (wire.exact or self.any_codec):
             raise ValueError(f"{self} sums what travels in a library, which takes float32 only; wire must be Float32(), got {wire}")
-        if isinstance(wire, Compressor):
-            wire.check(type(self).__name__)
+        if isinstance(wire, Compressor) and wire.only_with not in ("", type(self).__name__):
+            raise ValueError(f"{wire} goes its own way, that of {wire.only_with}(); collective must be {wire.only_with}(), got {self}")
 
     def parts(self, size: int) -> int:
         """How many chunks of (nearly) equal length a plan cuts the buffer into."""
         return size
 
-    def plan(self, comm: Communicator, segment: Any, wire: Wire | str = "float32", shapes: Sequence[Shape] = ()) -> Planned:
+    def plan(
+        self,
+        comm: Communicator,
+        segment: Any,
+        wire: Wire | str = "float32",
+        shapes: Sequence[Shape] = (),
+        momentum: Callable[[], float] = lambda: 0.0,
+    ) -> Planned:
         """Collective, in order. Prepare exchanges of `segment`, a contiguous tensor or array of shape (n,).
 
-        `shapes` are those of the parameters that lie in it, one after the other; compressors look at them. Exchanges that
-        are under way at the same time need plans on channels of their own. ValueError where the ranks do not bring the same.
+        `shapes` are those of the parameters that lie in it, one after the other, and `momentum()` is what the optimizer has
+        at an exchange; compressors look at them. Exchanges that are under way at the same time need plans on channels of
+        their own. ValueError where the ranks do not bring the same.
         """
         self.check(comm.size)
         chosen: Wire = entry(WIRES, "wire", wire)
         self.check_wire(chosen)
         planned: Plan | Compressed
         if isinstance(chosen, Compressor):
-            planned = Compressed(self, comm, segment, chosen, shapes)
+            planned = Compressed(self, comm, segment, chosen, shapes, momentum)
         else:
             assert isinstance(chosen, Codec)
             planned = Plan(self, comm, segment, chosen)

@@ -23,8 +23,11 @@ Role = Literal["worker", "server"]
 class Optimizer(Protocol):
     """What turns a gradient into an update of the arena, in place."""
 
-    def step(self, arena: Arena, learning_rate: float) -> None:
-        """Update `arena.parameters` from `arena.gradients`."""
+    momentum: float
+    """Share of the last update that is kept. It may be changed while a run goes on."""
+
+    def step(self, arena: Arena, learning_rate: float, gathered: bool = False) -> None:
+        """Update `arena.parameters` from `arena.gradients`, which momentum has been `gathered` in or not."""
         ...
 
 

@@ -105,12 +105,20 @@ class Compressor(Wire):
     It has an exchange of its own, in which a collective may average something smaller.
     """
 
+    only_with: ClassVar[str] = ""
+    """The one collective that this wire goes with, by the name of its class; empty: any of them averages what it is asked to."""
+
+    @property
+    def gathers_momentum(self) -> bool:
+        """Whether what it leaves is momentum already, gathered on each rank, which an update must not gather again."""
+        return False
+
     @abstractmethod
-    def compressed(self, comm: Communicator, numbers: Array, shapes: Sequence[Shape], average: Callable[[Array], Exchanged]) -> Exchanged:
+    def compressed(
+        self, comm: Communicator, numbers: Array, shapes: Sequence[Shape], average: Callable[[Array], Exchanged], momentum: Callable[[], float]
+    ) -> Exchanged:
         """Collective. Exchanges of `numbers`, shape (n,), on the host: parameters of `shapes`, one after the other (none: one vector).
 
-        `average(array)` plans an exact average of another flat array by the collective that was chosen.
+        `average(array)` plans an exact average of another flat array by the collective that was chosen. `momentum()` is
+        what the optimizer has at an exchange. Where there is one rank or no number, nothing is ever exchanged.
         """
-
-    def check(self, collective: str) -> None:
-        """ValueError where this wire does not go with a collective of the table."""
