@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any, Final, Literal, Protocol
@@ -52,17 +53,20 @@ class Traffic:
         self.received_bytes = 0
         self.total_sent_bytes = 0
         self.total_sent_messages = 0
+        self._lock = threading.Lock()  # messages of what is followed are counted on a thread of their own
 
     def sent(self, peer: int, nbytes: int, messages: int = 1) -> None:
         """Count what was sent to a rank of the root communicator."""
-        self.sent_bytes[peer] += nbytes
-        self.sent_messages[peer] += messages
-        self.total_sent_bytes += nbytes
-        self.total_sent_messages += messages
+        with self._lock:
+            self.sent_bytes[peer] += nbytes
+            self.sent_messages[peer] += messages
+            self.total_sent_bytes += nbytes
+            self.total_sent_messages += messages
 
     def received(self, nbytes: int) -> None:
         """Count what has been received."""
-        self.received_bytes += nbytes
+        with self._lock:
+            self.received_bytes += nbytes
 
 
 class Beacon:
@@ -121,7 +125,7 @@ class Communicator(ABC):
 
     @abstractmethod
     def test(self, *requests: Request) -> bool:
-        """Whether all requests are complete; never waits. Raises `Aborted` or `PeerLost`."""
+        """Whether all requests are complete; never waits. Without requests: let what is followed go on. Raises `Aborted` or `PeerLost`."""
 
     @abstractmethod
     def wait(self, *requests: Request) -> None:
@@ -136,7 +140,9 @@ class Communicator(ABC):
         """Carry `steps` on whenever the requests that it has yielded are complete, while this rank goes on computing.
 
         It is begun at once. What comes back is complete once `steps` has come to its end; what it raises, `wait` and `test`
-        of that raise. Followed steps may be under way at the same time; each is carried on by one thread at a time.
+        of that raise. Followed steps may be under way at the same time; each is carried on by one thread at a time, and
+        all of them also while this rank waits for something else. Each needs a channel of its own; collectives of the library
+        (`iallreduce`) only where they are the first thing that the steps post, since their order is that of all ranks.
         """
 
     @abstractmethod

@@ -26,7 +26,7 @@ from workbench.errors import Aborted, PeerLost, WorkbenchError
 SPIN_SECONDS: Final = 200e-6  # polling without sleeping: longer hurts where ranks share cores
 NAP_SECONDS: Final = 50e-6
 PIECE_BYTES: Final = 1 << 18  # measured: 100 MB take 0.9 of the time of MPI's own all-reduce with it, 1.2 without
-NAPS_PER_LOOK: Final = 20  # a look for farewells about every 2 ms
+LOOK_SECONDS: Final = 2e-3  # between two looks for farewells
 TESTS_PER_LOOK: Final = 64
 FAREWELL: Final = 0  # the tag of a failing rank's last word
 TAGS: Final = 64  # tags of one channel
@@ -80,17 +80,18 @@ class _Family:
         return first
 
     def look(self) -> None:
-        """Raise if the run is to end: told so, or because a peer has said its farewell."""
+        """Raise if the run is to end: told so, or because a peer has said its farewell. Nothing is followed any more then."""
         if self.aborted():
+            self.progress.drop()
             raise Aborted("the run was told to end at once")
         status = MPI.Status()
         if self.comm.Iprobe(MPI.ANY_SOURCE, FAREWELL, status):
             word = np.zeros(status.Get_count(MPI.BYTE), np.uint8)
             self.comm.Irecv(word, status.Get_source(), FAREWELL).Test()
+            self.progress.drop()
             raise PeerLost(status.Get_source(), word.tobytes().decode(errors="replace"))
 
 
-@final
 class MpiCommunicator(Communicator):
     """MPI ranks. `comm` must be a fresh duplicate: a communicator that a run was aborted on is never used again.
 
@@ -138,7 +139,8 @@ class MpiCommunicator(Communicator):
         return MpiRequest(self, self._comm.Iallreduce(MPI.IN_PLACE, buffer, OPS[op]), "all-reduce with", ANY, buffer, None)
 
     def test(self, *requests: Request) -> bool:
-        """Poll once; now and then a test in vain looks whether the run is to end."""
+        """Poll once, and let everything go on that is followed; now and then a test in vain looks whether the run is to end."""
+        self._family.progress.carry_on(besides=requests)
         try:
             if self._all(requests):
                 return True
@@ -220,23 +222,26 @@ class MpiCommunicator(Communicator):
         return all([request.test() for request in requests])  # type: ignore[attr-defined]  # noqa: C419 (all must progress)
 
     def _poll(self, requests: tuple[Request, ...], done: Callable[[], bool]) -> None:
-        family, clock, naps = self._family, time.perf_counter, 0
+        family, clock = self._family, time.perf_counter
         self.beacon.since = started = clock()
+        look = started + LOOK_SECONDS
         self.beacon.waiting = requests
         family.progress.waits(True)
         try:
             while not done():
-                if clock() - started <= SPIN_SECONDS:
-                    os.sched_yield()  # ranks may share the core
+                family.progress.carry_on(besides=requests)
+                now = clock()
+                if now - started > SPIN_SECONDS and family.aborted():
+                    raise Aborted(f"told to end while waiting: {self.beacon.operation}")
+                if now > look:
+                    family.look()
+                    look = now + LOOK_SECONDS
+                pause = self._pause(requests, now - started)
+                if pause > 0:
+                    time.sleep(pause)
                 else:
-                    if family.aborted():
-                        raise Aborted(f"told to end while waiting: {self.beacon.operation}")
-                    naps += 1
-                    if naps % NAPS_PER_LOOK == 0:
-                        family.look()
-                    time.sleep(NAP_SECONDS)
+                    os.sched_yield()  # ranks may share the core
         except MPI.Exception as error:  # a library that survives a dead peer may say so in the look for farewells
-            family.progress.drop()
             raise self._lost(error) from error
         except BaseException:
             family.progress.drop()
@@ -244,6 +249,10 @@ class MpiCommunicator(Communicator):
         finally:
             family.progress.waits(False)
             self.beacon.waiting = ()
+
+    def _pause(self, requests: tuple[Request, ...], waited: float) -> float:
+        """Seconds to sleep before the next poll."""
+        return 0.0 if waited <= SPIN_SECONDS else NAP_SECONDS
 
     def _made(self, comm: MPI.Intracomm, members: list[int], rank: int, tag: int, traffic: Traffic) -> MpiCommunicator:
         """One more communicator of this family."""
@@ -263,7 +272,8 @@ class MpiCommunicator(Communicator):
         return self._members[rank]
 
     def _lost(self, error: MPI.Exception) -> WorkbenchError:
-        """The error of a library that survives a dead peer (ULFM), as the rank that died."""
+        """The error of a library that survives a dead peer (ULFM), as the rank that died. Nothing is followed any more."""
+        self._family.progress.drop()
         try:
             comm = self._family.comm
             failed = comm.Get_failed()
