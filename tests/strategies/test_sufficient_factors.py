@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +14,12 @@ from torch import nn
 
 from tests.strategies.world import NETWORK, RATE
 from workbench.arena import Arena
+from workbench.cluster.virtual import VirtualCluster
 from workbench.collectives import COLLECTIVES, Ring
 from workbench.comm.base import Communicator
+from workbench.comm.network import Device
 from workbench.comm.virtual import VirtualWorld
+from workbench.job import Job
 from workbench.recipes.sgd import SGD
 from workbench.strategies import SufficientFactors, Worker
 from workbench.strategies.sufficient_factors import factor_bytes, factor_seconds
@@ -247,3 +252,17 @@ def test_the_virtual_clock_shows_what_the_formula_says() -> None:
 def test_words_for_bad_options() -> None:
     with pytest.raises(ValueError, match="choice must be one of 'auto', 'always', 'never', got 'sometimes'"):
         SufficientFactors(choice="sometimes")
+
+
+def test_whole_runs_train_as_synchronous_does_and_say_what_was_decided(tmp_path: Path) -> None:
+    device = Device(seconds_per_sample=1e-4, seconds_per_update=1e-4)
+    with VirtualCluster(2, network="1G", device=device, folder=tmp_path) as cluster:
+        for model in ("mlp", "cnn"):
+            job = Job(model=model, data="digits", batch_size=8, steps=90)
+            plain, factored = (cluster.train(replace(job, strategy=kind)).wait(60) for kind in ("synchronous", "sufficient-factors"))
+            losses = [run.rows("steps")["loss"].astype(float) for run in (plain, factored)]
+            np.testing.assert_allclose(losses[1], losses[0], rtol=2e-3)
+            assert plain.summary()["layers"] == {}
+            assert factored.summary()["bytes_per_step"] < plain.summary()["bytes_per_step"]
+    assert factored.events()["kind"].tolist().count("exchange") == 1
+    assert factored.summary()["layers"] == {"7.weight": "10x128, 8 rows: factors, 4.4 kB instead of 5.1 kB a step"}

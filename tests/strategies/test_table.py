@@ -10,7 +10,10 @@ import pytest
 from tests.strategies.world import NETWORK, RATE, gradient_of, play, start_of
 from workbench.strategies import STRATEGIES, Strategy, Synchronous
 
-EVERY = {name: made() for name, made in STRATEGIES.items()} | {"local": Synchronous(average="parameters", every=3)}
+EVERY = {name: made() for name, made in STRATEGIES.items()} | {
+    "local": Synchronous(average="parameters", every=3),
+    "post-local": Synchronous(average="parameters", every=3, local_from=2),
+}
 
 
 def allowed(strategy: Strategy, size: int) -> bool:

@@ -30,15 +30,15 @@ def gradient_of(index: int, step: int) -> np.ndarray:
     return np.random.default_rng([4, index, step]).standard_normal(12).astype(np.float32)
 
 
-def worker_of(comm: Communicator, same_start: bool) -> Worker:
+def worker_of(comm: Communicator, same_start: bool, momentum: float = 0.0, weight_decay: float = 0.0, rate: float = RATE) -> Worker:
     arena = Arena(nn.Linear(3, 3))
     arena.state.copy_(torch.from_numpy(start_of(0 if same_start else comm.rank)))
     return Worker(
         arena=arena,
         module=arena.module,
-        optimizer=SGD(arena, momentum=0.0),
+        optimizer=SGD(arena, momentum, weight_decay),
         batch_size=1,
-        learning_rate=lambda: RATE,
+        learning_rate=lambda: rate,
         rng=np.random.default_rng([5, comm.rank]),
         index=comm.rank,
         workers=comm.size,
@@ -52,11 +52,15 @@ def play(
     watch: Callable[[Exchange], Any] = lambda exchange: None,
     seconds: Callable[[int], float] = lambda rank: 1e-3,
     same_start: bool = False,
+    **sgd: float,
 ) -> tuple[list[np.ndarray], list[Any]]:
-    """Run a strategy on scripted gradients: the trajectory of every rank (steps + 2 rows: start, each step, after finish), and its watch."""
+    """Run a strategy on scripted gradients: the trajectory of every rank (steps + 2 rows: start, each step, after finish), and its watch.
+
+    `sgd` may say momentum, weight_decay and rate.
+    """
 
     def body(comm: Communicator) -> tuple[np.ndarray, Any]:
-        worker = worker_of(comm, same_start)
+        worker = worker_of(comm, same_start, **sgd)
         exchange = strategy.exchange(comm, worker)
         watched = watch(exchange)
         states = [worker.arena.state.numpy().copy()]

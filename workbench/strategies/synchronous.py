@@ -10,7 +10,7 @@ from workbench.comm.base import Communicator, Request
 from workbench.comm.network import Network
 from workbench.options import option
 from workbench.strategies.base import Exchange, Strategy, Worker
-from workbench.wires import WIRES, Float32, Wire
+from workbench.wires import WIRES, Compressor, Float32, Wire
 
 if TYPE_CHECKING:
     from workbench.arena import Arena
@@ -25,7 +25,8 @@ class Synchronous(Strategy):
     """Bulk-synchronous data-parallel SGD.
 
     Averaging gradients before the update is one large batch (SUBGD, `cdd` in Theano-MPI); averaging parameters after
-    it is AWAGD (`avg`), and every H steps local SGD (Ma, Mao and Taylor, 2016; Stich, 2019).
+    it is AWAGD (`avg`), and every H steps local SGD (Ma, Mao and Taylor, 2016; Stich, 2019). Post-local SGD begins with
+    every step and becomes local later (Lin, Stich, Patel and Jaggi, 2020). Velocities are never averaged.
     """
 
     collective: Collective = option(Ring(), table=COLLECTIVES, help="the algorithm that makes the mean")
@@ -34,6 +35,9 @@ class Synchronous(Strategy):
         "gradients", choices=("gradients", "parameters"), help="gradients before the update, or parameters after it"
     )
     every: int = option(1, minimum=1, unit="steps", help="local steps between two averages (of parameters)")
+    local_from: int | None = option(
+        None, minimum=1, unit="steps", help="average after each step before this one, and only then every `every` steps; None: from the start"
+    )
     overlap: bool = option(False, help="exchange gradients, bucket by bucket, while backward still computes (wait-free backprop)")
     bucket_bytes: int | None = option(
         None, minimum=1, unit="bytes", help="gradients that are exchanged as one; None: all of them, with overlap a megabyte"
@@ -43,14 +47,21 @@ class Synchronous(Strategy):
         super().__post_init__()
         if self.average == "gradients" and self.every > 1:
             raise ValueError(f"Synchronous(every={self.every}): every above 1 averages parameters; give average='parameters' too")
+        if self.local_from is not None and self.every == 1:
+            raise ValueError(f"Synchronous(local_from={self.local_from}): local_from is for every above 1, got every=1")
         for name in ("overlap", "bucket_bytes"):
             if self.average == "parameters" and getattr(self, name):
                 raise ValueError(f"Synchronous({name}={getattr(self, name)}): {name} is for average='gradients', got average='parameters'")
+        if self.average == "parameters" and isinstance(self.wire, Compressor):
+            raise ValueError(
+                f"Synchronous(wire={self.wire}): {type(self.wire).__name__} leaves out most of what it is given, which parameters do not "
+                "survive; give average='gradients', or a wire that sends every number, like 'float16'"
+            )
         self.collective.check_wire(self.wire)
 
     @property
     def period(self) -> int:
-        """The ranks meet when they average."""
+        """The ranks meet when they average, at the latest after every `every` steps, counted from the first."""
         return self.every
 
     @property
@@ -81,7 +92,7 @@ class Synchronous(Strategy):
         return AverageGradients(self, comm, worker) if self.average == "gradients" else AverageParameters(self, comm, worker)
 
     def seconds(self, nbytes: int, size: int, network: Network) -> float:
-        """The wire's cost with this collective, spread over the steps between two averages."""
+        """The wire's cost with this collective, spread over the steps between two averages (of post-local SGD: once it is local)."""
         return self.wire.seconds(nbytes // 4, size, network, self.collective) / self.every
 
 
@@ -95,9 +106,16 @@ class AverageGradients(Exchange):
         self.overlap = strategy.overlap
         self.under_way: list[Request] = []
         self.plans = [
-            strategy.collective.plan(comm.channel(index), arena.gradients[bucket], strategy.wire, [s.shape for s in arena.within(bucket)])
+            strategy.collective.plan(
+                comm.channel(index),
+                arena.gradients[bucket],
+                strategy.wire,
+                [segment.shape for segment in arena.within(bucket)],
+                momentum=lambda: worker.optimizer.momentum,
+            )
             for index, bucket in enumerate(strategy.buckets(arena))
         ]
+        self.gathered = any(plan.gathers_momentum for plan in self.plans)
 
     def bucket_ready(self, index: int) -> None:
         """Begin to exchange it."""
@@ -113,19 +131,23 @@ class AverageGradients(Exchange):
             for plan in self.plans:
                 plan.run()
 
+    def update(self) -> None:
+        """With the optimizer's momentum, unless the wire has gathered it already."""
+        self.worker.optimizer.step(self.worker.arena, self.worker.learning_rate(), self.gathered)
+
 
 @final
 class AverageParameters(Exchange):
-    """x <- mean of x over the workers, after every `every`-th update, batch-norm statistics included."""
+    """x <- mean of x over the workers, batch-norm statistics included: after every update before step `local_from`, then after every `every`-th."""
 
     def __init__(self, strategy: Synchronous, comm: Communicator, worker: Worker) -> None:
         super().__init__(comm, worker)
-        self.every = strategy.every
+        self.every, self.local_from = strategy.every, strategy.local_from or 0
         arena = worker.arena
         shapes = [segment.shape for segment in arena.segments.values()]
         self.plan = strategy.collective.plan(comm.channel(0), arena.state, strategy.wire, shapes)
 
     def after_update(self) -> None:
         """Average when it is time."""
-        if (self.worker.step + 1) % self.every == 0:
+        if self.worker.step < self.local_from or (self.worker.step + 1) % self.every == 0:
             self.plan.run()
