@@ -176,6 +176,16 @@ def test_what_is_not_a_product_goes_by_the_collective() -> None:
     assert ways(everyone[0]) == odd | {"first.weight": "factors", "plain.weight": "factors"}
 
 
+def test_a_penalty_that_begins_later_is_noticed() -> None:
+    def loss_of(module: Any, inputs: torch.Tensor, step: int) -> torch.Tensor:
+        return squares(module, inputs, step) + (1e-3 * module[3].weight.square().sum() if step >= 2 else 0)
+
+    everyone = learn(SufficientFactors(choice="always"), 2, loss_of=loss_of, steps=4)
+    hold_to_the_mean(everyone)
+    assert set(ways(everyone[0], 1).values()) == {"factors"}
+    assert ways(everyone[0]) == {"0.weight": "factors", "3.weight": "whole", "5.weight": "factors"}
+
+
 class Sometimes(nn.Module):
     """A layer that one rank skips, or uses twice, at some steps."""
 

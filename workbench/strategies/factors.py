@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 import numpy as np
 
@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from workbench.arena import Arena, Segment
+
+
+ROUNDING: Final = 100
+"""Two products of the same factors may differ by so many units in the last place of the factors' norms."""
 
 
 def linear_layers(module: nn.Module, arena: Arena) -> list[Layer]:
@@ -38,7 +42,8 @@ class Layer:
     """The factors of one weight's gradient, (M, N): own ones as forward and backward pass by, and those of the other ranks.
 
     A rank's factors are one message of shape (K, M + N): in each row the gradient of the outputs beside the input. Rows that a step
-    does not use are zero, and add nothing. A step that does not fit is marked with a NaN, which all ranks receive alike.
+    does not use are zero, and add nothing. Whether the product is what autograd says is looked at, all of it in the first step and one row
+    in each later one. A step in which it is not, or which has more rows, is marked with a NaN, which all ranks receive alike.
     """
 
     def __init__(self, module: nn.Module, segment: Segment, arena: Arena) -> None:
@@ -49,6 +54,7 @@ class Layer:
         self.itemsize = self.gradient.element_size()
         self.calls = self.rows = 0  # of this step
         self.fits = True
+        self._looked_at = 0
         self.own: Tensor = self.gradient.new_zeros(0, sum(self.shape))
         self.ranks: list[Staged] = []
         self._hook = module.register_forward_hook(self._forward, with_kwargs=True)
@@ -66,14 +72,8 @@ class Layer:
 
     @property
     def other_way(self) -> bool:
-        """Whether the gradient of this step is not the product of its factors: another use of the weight, or a penalty on it."""
-        import torch
-
-        outputs, inputs = self.own[:, : self.shape[0]], self.own[:, self.shape[0] :]
-        norm = torch.linalg.vector_norm
-        off = norm(torch.addmm(self.gradient, outputs.t(), inputs, alpha=-1))
-        rounding = 100 * torch.finfo(self.gradient.dtype).eps * (norm(outputs) * norm(inputs) + norm(self.gradient))
-        return not (self.calls == 1 and self.rows and self.fits and bool(off <= rounding))
+        """Whether in this step the weight was not used once, or its gradient is not the product of the factors."""
+        return not (self.calls == 1 and self.rows and self.fits and self._explains(0, self.shape[0]))
 
     @property
     def complete(self) -> bool:
@@ -82,10 +82,11 @@ class Layer:
 
     def fetch(self) -> None:
         """Make the own message ready to be sent; the next step may begin."""
-        if not self.fits:
-            self.own[0, 0] = np.nan
-        elif not self.calls:
+        if not self.calls:
             self.own.zero_()
+        self._looked_at = (self._looked_at + 1) % self.shape[0]
+        if not (self.fits and self._explains(self._looked_at, self._looked_at + 1)):
+            self.own[0, 0] = np.nan
         self.ranks[self.rank].fetch()
         self.calls, self.fits = 0, True
 
@@ -102,6 +103,15 @@ class Layer:
     def close(self) -> None:
         """Watch no longer."""
         self._hook.remove()
+
+    def _explains(self, first: int, last: int) -> bool:
+        """Whether these rows of this rank's own gradient are the product of its factors: no other use of the weight, no penalty on it."""
+        import torch
+
+        outputs, inputs, gradient = self.own[:, first:last], self.own[:, self.shape[0] :], self.gradient[first:last]
+        norm = torch.linalg.vector_norm
+        off = norm(torch.addmm(gradient, outputs.t(), inputs, alpha=-1))
+        return bool(off <= ROUNDING * torch.finfo(gradient.dtype).eps * (norm(outputs) * norm(inputs) + norm(gradient)))
 
     def _forward(self, module: nn.Module, given: tuple[Any, ...], named: dict[str, Any], output: Tensor) -> None:
         if not output.requires_grad:  # a validation
