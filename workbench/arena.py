@@ -73,7 +73,8 @@ class Arena:
             owner = module.get_submodule(path)
             self._slots.append(_Slot(name, owner._parameters if key in owner._parameters else owner._buffers, key, tensor, view, view.data_ptr()))
             start = stop
-        self._trainable = [p for _, p in trainable]
+        self.trainable = tuple(p for _, p in trainable)
+        """The parameters that are trained, in the order of their segments."""
         self._views = [self.gradients[s.start : s.stop].view(s.shape) for s in (self.segments[name] for name, _ in trainable)]
         self._bind()
 
@@ -109,17 +110,23 @@ class Arena:
             slot.view.copy_(tensor.detach())
             slot.tensor.data = slot.view
             slot.table[slot.key] = slot.tensor
-        for p, view in zip(self._trainable, self._views, strict=True):
-            grad = p.grad
-            if grad is not view:
-                moved = True
-                if grad is None:
-                    view.zero_()
-                else:
-                    view.copy_(grad)
-                p.grad = view
+        for index in range(len(self.trainable)):
+            moved = self.heal_gradient(index) or moved
         return moved
 
+    def heal_gradient(self, index: int) -> bool:
+        """Bring back the gradient of `trainable[index]`, and only that; whether it was elsewhere. None stands for zeros."""
+        parameter, view = self.trainable[index], self._views[index]
+        gradient = parameter.grad
+        if gradient is view:
+            return False
+        if gradient is None:
+            view.zero_()
+        else:
+            view.copy_(gradient)
+        parameter.grad = view
+        return True
+
     def _bind(self) -> None:
-        for p, view in zip(self._trainable, self._views, strict=True):
+        for p, view in zip(self.trainable, self._views, strict=True):
             p.grad = view

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from workbench.cluster.charges import Charges, Costs
 from workbench.comm.base import Communicator
 from workbench.comm.network import Network
 from workbench.comm.virtual import VirtualWorld
@@ -31,7 +32,7 @@ def run(folder: Path, job: Job, size: int, inbox: Inbox | None = None) -> list[d
     inbox = inbox or Inbox()
 
     def body(comm: Communicator) -> dict:
-        place = Place(torch.device("cpu"), charge=lambda what: comm.compute(1e-3 if what == "compute" else 0.0))
+        place = Place(torch.device("cpu"), charge=Charges(comm, Costs(1e-3, 0.0)))
         return run_rank(job, comm, journal, inbox, folder, place)
 
     try:

@@ -75,7 +75,7 @@ def recorder() -> float:
     for step in range(steps):
         for phase in ("exchange", "load", "compute", "exchange", "update", "exchange"):
             records.mark(phase)
-        records.step(step, 0, 32, 0.5, 0.1, 0.0, 0.0, arena)
+        records.step(step, 0, 32, 0.5, 0.1, 0.0, arena)
     return (time.perf_counter() - start) / steps
 
 

@@ -143,7 +143,7 @@ class Simulation:
     def _simulate(self, folder: Path, journal: Journal) -> dict[int, dict[str, Any]]:
         import torch
 
-        from workbench.cluster.charges import charge_to, costs_of
+        from workbench.cluster.charges import Charges, costs_of
         from workbench.comm.virtual import VirtualWorld
         from workbench.job import Job
         from workbench.training.control import Inbox
@@ -163,7 +163,7 @@ class Simulation:
 
         def body(comm: Communicator) -> dict[str, Any]:
             self._comms[comm.rank] = comm
-            place = Place(torch.device("cpu"), charge=charge_to(comm, costs, self.device.jitter, job.seed), load=lambda job: split)
+            place = Place(torch.device("cpu"), charge=Charges(comm, costs, self.device.jitter, job.seed), load=lambda job: split)
             try:
                 return self._outcome(**run_rank(job, comm, journal, inbox, folder, place))
             except Aborted as error:

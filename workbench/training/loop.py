@@ -9,6 +9,7 @@ from typing import Any
 from workbench.errors import Diverged
 from workbench.strategies.base import Exchange, Worker
 from workbench.training.control import Control
+from workbench.training.readiness import Backward, Charge
 from workbench.training.recorder import Recorder
 
 Loss = Callable[[Any, Any], tuple[Any, dict[str, Any]]]
@@ -20,18 +21,18 @@ def train(
     exchange: Exchange,
     batches: Callable[[int], tuple[int, Any]],
     loss_of: Loss,
+    backward: Backward,
     control: Control,
     recorder: Recorder,
     after_epoch: Callable[[int], None],
     steps: int,
     steps_per_epoch: int,
-    charge: Callable[[str], None],
-    buckets: range,
+    charge: Charge,
 ) -> None:
     """One rank's training from its first step to its last, or until it is told to stop.
 
-    `batches(step)` gives the number of samples and the batch; `charge` tells a virtual clock what was done, and costs
-    nothing on real ranks.
+    `batches(step)` gives the number of samples and the batch; `backward` hands over buckets of gradients as they are complete; `charge`
+    tells a virtual clock what was done, and costs nothing on real ranks.
     """
     arena, module, mark = worker.arena, worker.module, recorder.mark
     while worker.step < steps and control.go_on(worker.step):
@@ -40,26 +41,23 @@ def train(
         mark("load")
         arena.clear()
         loss, _ = loss_of(module, batch)
-        loss.backward()
-        arena.heal()
+        backward(loss)
         value = float(loss.detach())
-        charge("compute")
         mark("compute")
         if not math.isfinite(value):
             raise Diverged(
                 f"the loss of rank {recorder.rank} is {value} at step {worker.step}; a smaller learning_rate than {worker.learning_rate():g} may help"
             )
-        for bucket in buckets:
-            exchange.bucket_ready(bucket)
+        backward.complete()
         exchange.before_update()
         mark("exchange")
         exchange.update()
-        charge("update")
+        charge.update()
         mark("update")
         exchange.after_update()
         mark("exchange")
         epoch = worker.step // steps_per_epoch
-        recorder.step(worker.step, epoch, samples, value, worker.learning_rate(), exchange.staleness, 0.0, arena)
+        recorder.step(worker.step, epoch, samples, value, worker.learning_rate(), exchange.staleness, arena)
         recorder.notes(exchange.notes, worker.step)
         worker.step += 1
         if worker.step % steps_per_epoch == 0 and worker.step < steps:

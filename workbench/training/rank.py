@@ -28,6 +28,7 @@ from workbench.training.evaluation import Answer, evaluate, to_device
 from workbench.training.journal import Journal
 from workbench.training.loop import train
 from workbench.training.losses import loss_named
+from workbench.training.readiness import Charge, Free, readiness
 from workbench.training.recorder import Recorder, Sketch
 
 NOT_THE_USERS: Final = (Path(__file__).parents[1], *(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")))
@@ -45,8 +46,8 @@ class Place:
 
     device: torch.device
     host: str = ""
-    charge: Callable[[str], None] = lambda what: None
-    """Told "compute" or "update" when a step has done it; moves a virtual clock."""
+    charge: Charge | None = None
+    """Of virtual ranks: told what a step has done."""
     load: Callable[[Job], data.Split] = lambda job: data.load(job.data, job.data_options, job.seed)
     """The job's data; virtual ranks, which share a process, share it."""
 
@@ -191,19 +192,21 @@ class RankRun:
         assert self.worker is not None
         assert self.recorder is not None
         self.recorder.restart()
-        train(
-            self.worker,
-            self.exchange,
-            self.batches,
-            self.loss_of,
-            self.control,
-            self.recorder,
-            self.validate_epoch,
-            steps=steps,
-            steps_per_epoch=self.shards.steps_per_epoch,
-            charge=self.place.charge,
-            buckets=range(len(self.job.strategy.buckets(self.arena))),
-        )
+        charge = self.place.charge
+        with readiness(self.job.strategy, self.comm, self.worker, self.exchange, charge) as backward:
+            train(
+                self.worker,
+                self.exchange,
+                self.batches,
+                self.loss_of,
+                backward,
+                self.control,
+                self.recorder,
+                self.validate_epoch,
+                steps=steps,
+                steps_per_epoch=self.shards.steps_per_epoch,
+                charge=charge or Free(),
+            )
 
     def validate_epoch(self, epoch: int) -> None:
         """Between epochs: the answer where the workers share a step, each its own model where they do not."""

@@ -44,6 +44,7 @@ class Recorder:
         self._began = self._last = self._now()
         traffic = self._comm.traffic
         self._sent = (traffic.total_sent_bytes, traffic.received_bytes, traffic.total_sent_messages)
+        self._hidden = self._comm.hidden_seconds
 
     def mark(self, phase: str) -> None:
         """The time since the last mark was spent in `phase`."""
@@ -53,11 +54,10 @@ class Recorder:
             self._spans.append((phase, self._last, now))
         self._last = now
 
-    def step(
-        self, step: int, epoch: int, samples: int, loss: float, learning_rate: float, staleness: float, hidden_seconds: float, arena: Arena
-    ) -> None:
+    def step(self, step: int, epoch: int, samples: int, loss: float, learning_rate: float, staleness: float, arena: Arena) -> None:
         """The step is done: its row, and the next step begins."""
         phases, traffic, sent = self._phases, self._comm.traffic, self._sent
+        hidden, self._hidden = self._hidden, self._comm.hidden_seconds
         norm = math.nan
         sketch: tuple[float, ...] = NO_SKETCH
         if self._spans is not None:
@@ -82,7 +82,7 @@ class Recorder:
                 phases["compute"],
                 phases["update"],
                 phases["exchange"],
-                hidden_seconds,
+                self._hidden - hidden,
                 staleness,
                 self._sent[0] - sent[0],
                 self._sent[1] - sent[1],
@@ -101,7 +101,7 @@ class Recorder:
         sent = self._comm.traffic
         for peer, (nbytes, messages) in enumerate(zip(sent.sent_bytes, sent.sent_messages, strict=True)):
             told = self._told[peer]
-            if messages != told[1]:
+            if (nbytes, messages) != told:  # may be counted by another thread just now: either is told next time
                 self._append("traffic", (self.rank, step, peer, nbytes - told[0], messages - told[1]))
                 self._told[peer] = (nbytes, messages)
 
