@@ -13,5 +13,7 @@ BENCHMARKS: dict[str, str] = {
     "telemetry": "workbench.benchmarks.telemetry",
     "command": "workbench.benchmarks.command",
     "view": "workbench.benchmarks.view",
+    "factors": "workbench.benchmarks.factors",
+    "exchange": "workbench.benchmarks.exchange",
 }
 """Name -> module with `measure(quick: bool) -> list[Figure]`."""
