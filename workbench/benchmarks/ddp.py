@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import sys
 from collections.abc import Callable
 from statistics import median
@@ -15,10 +13,6 @@ RANKS = 2
 
 def measure(quick: bool = False) -> list[Figure]:
     """Samples per second of Synchronous(Native()) over those of DDP."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = "127.0.0.1", str(probe.getsockname()[1])
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     return on_ranks(RANKS, "workbench.benchmarks.ddp", quick)
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
 
-from workbench.channel.launch import find_mpi
-from workbench.errors import WorkbenchError
+from workbench.benchmarks import ranks as started
+
+SILENCE_SECONDS: Final = 1800.0
+"""Ranks that tell their figures only at the end may say nothing for so long."""
 
 
 @dataclass(frozen=True)
@@ -38,19 +36,13 @@ class Figure:
 
 def on_ranks(ranks: int, module: str, quick: bool) -> list[Figure]:
     """Run `python -m module` on real ranks, in the environment that engines get; rank 0 prints its figures with `tell`."""
-    mpi = find_mpi()
-    command = [mpi.mpiexec, "-n", str(ranks), *mpi.arguments(), sys.executable, "-m", module, *(["--quick"] if quick else [])]
-    done = subprocess.run(command, env=os.environ | mpi.environment(ranks), stdout=subprocess.PIPE, text=True, check=False)
-    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    if done.returncode or not lines:
-        raise WorkbenchError(f"{module} on {ranks} ranks ended with exit code {done.returncode}: {done.stdout[-2000:]}")
-    return [Figure(**json.loads(line)) for line in lines]
+    return [Figure(**line) for line in started.told(ranks, module, *(["--quick"] if quick else []), silence=SILENCE_SECONDS)]
 
 
 def tell(figures: list[Figure]) -> None:
     """Rank 0 prints what it has measured."""
     for figure in figures:
-        print(json.dumps(asdict(figure)), flush=True)
+        started.tell(**asdict(figure))
 
 
 def turns(rounds: int, *blocks: Callable[[], Any]) -> list[list[Any]]:

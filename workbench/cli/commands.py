@@ -109,11 +109,16 @@ def options(
 def bench(
     name: Annotated[str | None, typer.Argument(help="one of the benchmarks; all of them without it")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="fewer repetitions: shows that it runs, its figures are noisy")] = False,
+    ranks: Annotated[str | None, typer.Option(help="of exchange: numbers of MPI ranks; 2,4 by default")] = None,
+    network: Annotated[str | None, typer.Option(help="of exchange and overlap: the network that is emulated, 100M, 1G or 10G; 1G by default")] = None,
+    out: Annotated[Path | None, typer.Option(help="of exchange: folder for its table and plots; artefacts/exchange by default")] = None,
 ) -> None:
-    """Measure the workbench itself."""
+    """Measure the workbench itself.
+
+    Ctrl-C ends a benchmark; exchange keeps what it has measured."""
     from workbench.cli.measuring import measure
 
-    raise typer.Exit(measure(name, quick))
+    raise typer.Exit(measure(name, quick, ranks=ranks, network=network, out=out))
 
 
 @app.command(epilog="Example: workbench lab")
