@@ -22,6 +22,11 @@ class Network(Options):
 
     PRESETS: ClassVar[dict[str, tuple[float, float]]] = {"100M": (100e-6, 12.5e6), "1G": (50e-6, 125e6), "10G": (20e-6, 1.25e9)}
 
+    @property
+    def words(self) -> str:
+        """For a person: latency and bandwidth."""
+        return f"{self.latency * 1e6:g} us, {self.bandwidth / 1e6:g} MB/s"
+
     def seconds(self, nbytes: float) -> float:
         """Time of one message."""
         return self.latency + nbytes / self.bandwidth

@@ -98,6 +98,11 @@ class Progress:
         with self._changed:
             return self._hidden + (time.perf_counter() - self._since if self._since is not None else 0.0)
 
+    @property
+    def under_way(self) -> tuple[Followed, ...]:
+        """What is followed just now."""
+        return tuple(self._under_way)
+
     def follow(self, steps: Iterator[tuple[Any, ...]]) -> Followed:
         """Begin at once, on the thread that calls: collectives are begun in the order of the calls. The thread goes on with it."""
         followed = Followed(self, steps)

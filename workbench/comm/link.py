@@ -1,0 +1,166 @@
+"""An emulated link: the ranks of one host exchange real messages, which are there when a slower network would have brought them.
+
+A message is announced by a header that tells when it arrives. Its content moves at once; whoever waits for it sleeps until then.
+The times are those of one port each way: what a rank sends leaves one after the other, and so does what arrives (Hockney, 1994).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Final, final
+
+import numpy as np
+from mpi4py import MPI
+
+from workbench.comm.base import ANY, Array, Communicator, Op, Request, Traffic, checked
+from workbench.comm.mpi import LOOK_SECONDS, MpiCommunicator, MpiRequest
+from workbench.comm.network import Network
+from workbench.comm.nic import LinkedReceive, LinkedReduce, LinkedSend, Nic
+from workbench.comm.progress import LOOK_SECONDS as THREAD_SECONDS
+from workbench.errors import WorkbenchError
+
+REHEARSAL_BYTES: Final = 1 << 20
+REHEARSALS: Final = 8
+HEADROOM: Final = 2.0  # the ranks must be able to move so much more than the link carries: they have to compute as well
+
+
+@final
+class LinkedCommunicator(MpiCommunicator):
+    """MPI ranks of one host on an emulated `network`. `report` is told once in words when this machine cannot keep up with it.
+
+    A send is complete when it has left, a receive when it has arrived. Messages to itself, and channels that are not counted, are
+    free. An all-reduce of the library takes a ring's time from when the last rank has entered, and takes the port for itself.
+    """
+
+    def __init__(
+        self, comm: MPI.Intracomm, network: Network, aborted: Callable[[], bool] = lambda: False, report: Callable[[str], None] = lambda words: None
+    ) -> None:
+        super().__init__(comm, aborted)
+        self.nic = Nic(network, report)
+        family = self._family
+        family.tag_limit //= 2  # the tags above are the numbers of contents
+        family.progress.nap = lambda under_way: max(1e-6, _nap(under_way, THREAD_SECONDS, THREAD_SECONDS))
+
+    @property
+    def myself(self) -> int:
+        """This rank among all."""
+        return int(self._family.comm.rank)
+
+    def isend(self, buffer: Array, dest: int, tag: int = 0) -> Request:
+        """Start sending; what this rank has sent before leaves before."""
+        peer, nic, comm = self._peer("isend", dest, tag), self.nic, self._family.comm
+        nbytes = checked(buffer).nbytes
+        self.traffic.sent(peer, nbytes)
+        left, arrival = nic.send(nbytes) if peer != comm.rank else (0.0, 0.0)
+        with nic.lock:
+            nic.number += 1
+            number = nic.number % self._family.tag_limit
+        header = np.array([arrival, nbytes, number, comm.rank])
+        handle = comm.Isend(header, peer, self._tag + tag)
+        content = MpiRequest(self, comm.Isend(buffer, peer, self._family.tag_limit + 1 + number), "send to", dest, buffer, None)
+        return LinkedSend(self, content, left, header, handle)
+
+    def irecv(self, buffer: Array, source: int, tag: int = 0) -> Request:
+        """Start receiving; what has arrived before is taken in before."""
+        peer, nic = self._peer("irecv", source, tag), self.nic
+        checked(buffer)
+        with nic.lock:
+            header = self._found(peer, tag)
+            if header is not None:
+                nic.found[self._tag + tag] = [other for other in nic.found[self._tag + tag] if other is not header]
+                receive = LinkedReceive(self, buffer, source, header, MPI.REQUEST_NULL)
+                receive.announced()
+                return receive
+            header = np.zeros(4)
+            receive = LinkedReceive(self, buffer, source, header, self._family.comm.Irecv(header, peer, self._tag + tag))
+            nic.expected.append(receive)
+            return receive
+
+    def iprobe(self, source: int = ANY, tag: int = 0) -> bool:
+        """Whether a message has arrived. Its header is kept for the receive that will take it."""
+        peer, nic = self._peer("iprobe", source, tag), self.nic
+        with nic.lock:
+            header = self._found(peer, tag)
+            if header is None:
+                message = self._family.comm.Improbe(peer, self._tag + tag)
+                if message is None:
+                    return False
+                header = np.zeros(4)
+                message.Irecv(header).Wait()  # it is there
+                nic.found.setdefault(self._tag + tag, []).append(header)
+            return int(header[3]) == self.myself or nic.arrival(header[0], header[1]) <= time.perf_counter()
+
+    def iallreduce(self, buffer: Array, op: Op = "sum") -> Request:
+        """Collective. Start the library's all-reduce, in place."""
+        entered = np.array([time.perf_counter()])
+        content = super().iallreduce(buffer, op)
+        assert isinstance(content, MpiRequest)
+        return LinkedReduce(self, content, buffer.nbytes, entered, self._comm.Iallreduce(MPI.IN_PLACE, entered, MPI.MAX))
+
+    def channel(self, k: int, counted: bool = True) -> Communicator:
+        """Collective, in order. The same ranks with tags of their own; not on the link if not counted."""
+        if counted:
+            return super().channel(k)
+        aside = object.__new__(MpiCommunicator)
+        aside._set(self._family, self._comm, self._members, self.rank, self._family.range(), Traffic(self._family.comm.size))
+        return aside
+
+    def rehearse(self) -> str:
+        """Collective. Move messages as fast as this machine can, for some milliseconds: what to expect of the link, in words, if it is too fast.
+
+        WorkbenchError where the ranks are on several hosts, whose clocks differ.
+        """
+        aside, network = self.channel(0, counted=False), self.nic.network
+        if len(set(aside.hosts())) > 1:
+            raise WorkbenchError("an emulated link needs all ranks on one host, whose clock they share; choose network=None for real links")
+        sent, received = np.ones(REHEARSAL_BYTES, np.uint8), np.ones(REHEARSAL_BYTES, np.uint8)
+        right, left = (self.rank + 1) % self.size, (self.rank - 1) % self.size
+        seconds = np.full(REHEARSALS, np.inf)
+        for turn in range(REHEARSALS):
+            aside.wait(aside.iallreduce(np.zeros(1)))
+            began = time.perf_counter()
+            aside.wait(aside.irecv(received, left), aside.isend(sent, right))
+            seconds[turn] = time.perf_counter() - began
+        aside.wait(aside.iallreduce(seconds, "max"))
+        rate = REHEARSAL_BYTES / float(np.median(seconds))
+        if rate > HEADROOM * network.bandwidth:
+            return ""
+        return (
+            f"this machine moves {rate / 1e6:.0f} MB/s for each of {self.size} ranks at once, too little for a link of "
+            f"{network.bandwidth / 1e6:g} MB/s: exchanges will take longer than on the network that is emulated"
+        )
+
+    def content_of(self, buffer: Array, source: int, number: int) -> MpiRequest:
+        """Receive a content that has been announced."""
+        handle = self._family.comm.Irecv(buffer, source, self._family.tag_limit + 1 + number)
+        return MpiRequest(self, handle, "message from", self._positions[source], buffer, MPI.Status())
+
+    def _found(self, peer: int, tag: int) -> Array | None:
+        """The first header that `iprobe` has found of this peer."""
+        found = self.nic.found.get(self._tag + tag, ())
+        return next((header for header in found if peer in (MPI.ANY_SOURCE, int(header[3]))), None)
+
+    def _made(self, comm: MPI.Intracomm, members: list[int], rank: int, tag: int, traffic: Traffic) -> LinkedCommunicator:
+        child = object.__new__(LinkedCommunicator)
+        child._set(self._family, comm, members, rank, tag, traffic)
+        child.nic = self.nic
+        return child
+
+    def _pause(self, requests: tuple[Request, ...], waited: float) -> float:
+        """Until the first time that comes, of what is followed too; what has not moved is polled."""
+        return _nap((*requests, *self._family.progress.under_way), super()._pause(requests, waited), LOOK_SECONDS)
+
+
+def _nap(requests: tuple[Any, ...], unmoved: float, longest: float) -> float:
+    """Seconds to sleep: until the first of the requests has its time, `unmoved` at most where one has still to move."""
+    now = time.perf_counter()
+    times = [getattr(request, "wakes", None) for request in _leaves(requests)]
+    return max(0.0, min([longest, *(unmoved if wakes is None else wakes - now for wakes in times)]))
+
+
+def _leaves(requests: tuple[Any, ...]) -> Iterator[Any]:
+    """What must be complete, in place of what is followed."""
+    for request in requests:
+        if not request.done:
+            yield from list(_leaves(getattr(request, "pending", ()))) or (request,)
