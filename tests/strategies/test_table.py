@@ -12,6 +12,7 @@ from workbench.strategies import STRATEGIES, Strategy, Synchronous
 
 EVERY = {name: made() for name, made in STRATEGIES.items()} | {
     "local": Synchronous(average="parameters", every=3),
+    "overlap": Synchronous(overlap=True, bucket_bytes=1),
     "post-local": Synchronous(average="parameters", every=3, local_from=2),
 }
 

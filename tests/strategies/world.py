@@ -63,11 +63,14 @@ def play(
         worker = worker_of(comm, same_start, **sgd)
         exchange = strategy.exchange(comm, worker)
         watched = watch(exchange)
+        buckets = len(strategy.buckets(worker.arena))
         states = [worker.arena.state.numpy().copy()]
         for step in range(steps if isinstance(steps, int) else steps(comm.rank)):
             worker.step = step
             worker.arena.gradients.copy_(torch.from_numpy(gradient_of(comm.rank, step)))
-            comm.compute(seconds(comm.rank))
+            for bucket in range(buckets):
+                comm.compute(seconds(comm.rank) / buckets)
+                exchange.bucket_ready(bucket)
             exchange.before_update()
             exchange.update()
             exchange.after_update()
