@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,9 @@ import pytest
 import torch
 from torch import nn
 
+from tests.laws import allowed
+from tests.mpi.test_laws import mpiexec
+from tests.strategies.factored import hold_to_the_mean, learn, mlp, squares, ways
 from tests.strategies.world import NETWORK, RATE
 from workbench.arena import Arena
 from workbench.cluster.virtual import VirtualCluster
@@ -23,86 +25,15 @@ from workbench.job import Job
 from workbench.recipes.sgd import SGD
 from workbench.strategies import SufficientFactors, Worker
 from workbench.strategies.sufficient_factors import factor_bytes, factor_seconds
+from workbench.wires import Float32
 
-Rows = Callable[[int, int], int]  # (rank, step) -> rows of the batch
-
-
-def mlp() -> nn.Module:
-    return nn.Sequential(nn.Linear(24, 32), nn.BatchNorm1d(32), nn.ReLU(inplace=True), nn.Linear(32, 40), nn.Tanh(), nn.Linear(40, 3))
-
-
-def squares(module: nn.Module, inputs: torch.Tensor, step: int) -> torch.Tensor:
-    """Mean over the rows."""
-    return module(inputs).square().mean()
-
-
-class Seen:
-    """What one rank has lived through."""
-
-    def __init__(self) -> None:
-        self.own: list[np.ndarray] = []
-        """The gradient of each step before the exchange,"""
-        self.mean: list[np.ndarray] = []
-        """and after it."""
-        self.bytes: list[int] = []
-        self.notes: list[dict[str, str]] = []
-        self.hooks = 0
-        """Forward hooks that are left at the end."""
-
-
-def learn(
-    strategy: SufficientFactors,
-    size: int,
-    build: Callable[[], nn.Module] = mlp,
-    loss_of: Callable[[nn.Module, torch.Tensor, int], torch.Tensor] = squares,
-    rows: Rows = lambda rank, step: 4,
-    steps: int = 3,
-    shape: Sequence[int] = (24,),
-    dtype: torch.dtype = torch.float32,
-) -> list[Seen]:
-    """Real forwards and backwards on virtual ranks, a validation before each step."""
-
-    def body(comm: Communicator) -> Seen:
-        torch.manual_seed(0)
-        arena, seen = Arena(build().to(dtype)), Seen()
-        worker = Worker(arena, arena.module, SGD(arena), 1, lambda: RATE, np.random.default_rng(0), comm.rank, comm.size)
-        exchange = strategy.exchange(comm, worker)
-        for step in range(steps):
-            worker.step = step
-            random = torch.Generator().manual_seed(100 * comm.rank + step)
-            batch = torch.randn(rows(comm.rank, step), *shape, dtype=dtype, generator=random)
-            with torch.no_grad():
-                arena.module(torch.randn(7, *shape, dtype=dtype))
-            arena.clear()
-            loss_of(arena.module, batch, step).backward()
-            arena.heal()
-            seen.own.append(arena.gradients.numpy().copy())
-            before = comm.traffic.total_sent_bytes
-            exchange.before_update()
-            seen.bytes.append(comm.traffic.total_sent_bytes - before)
-            seen.mean.append(arena.gradients.numpy().copy())
-            seen.notes.append(dict(exchange.notes))
-            exchange.update()
-        exchange.finish()
-        seen.hooks = sum(len(module._forward_hooks) for module in arena.module.modules())
-        return seen
-
-    return VirtualWorld(size, NETWORK).run(body)
-
-
-def hold_to_the_mean(everyone: list[Seen]) -> None:
-    """Each step of each rank is the mean of all ranks' own gradients, with the same bits on all."""
-    for step in range(len(everyone[0].own)):
-        own = np.stack([seen.own[step] for seen in everyone]).astype(np.float64)
-        rounding = 300 * np.finfo(everyone[0].own[0].dtype).eps
-        np.testing.assert_allclose(everyone[0].mean[step], own.mean(axis=0), rtol=rounding, atol=rounding * np.abs(own).max())
-        assert all(np.array_equal(seen.mean[step], everyone[0].mean[step]) for seen in everyone)
-    assert all(seen.hooks == 0 for seen in everyone)
-
-
-def ways(seen: Seen, step: int = -1) -> dict[str, str]:
-    """Parameter -> "factors" or "whole"."""
-    return {name: "factors" if "factors, " in words else "whole" for name, words in seen.notes[step].items()}
+POSEIDON = [
+    (32, (4096, 21841), 8, 11.6, 313),
+    (32, (4096, 21841), 32, 51.5, 347),
+    (32, (25088, 4096), 32, 57.9, 398),
+    (32, (4096, 1000), 32, 10.1, 15.9),
+]
+"""Rows, layer, nodes (each worker and server), millions of numbers through a node as factors and whole (the costs of Zhang et al., 2017)."""
 
 
 @pytest.mark.parametrize("choice", ["auto", "always", "never"])
@@ -121,9 +52,8 @@ def test_the_mean_and_the_same_bits(choice: str, size: int) -> None:
 
 @pytest.mark.parametrize("name", COLLECTIVES)
 def test_any_collective_takes_the_rest_and_float64_works(name: str) -> None:
-    strategy = SufficientFactors(collective=name)
-    strategy.check(4)
-    hold_to_the_mean(learn(strategy, 4, dtype=torch.float64))
+    if allowed(COLLECTIVES[name](), Float32(), 4):
+        hold_to_the_mean(learn(SufficientFactors(collective=name), 4, dtype=torch.float64))
 
 
 def test_inputs_of_any_shape_and_layers_that_share_a_name_with_none() -> None:
@@ -276,3 +206,17 @@ def test_whole_runs_train_as_synchronous_does_and_say_what_was_decided(tmp_path:
             assert factored.summary()["bytes_per_step"] < plain.summary()["bytes_per_step"]
     assert factored.events()["kind"].tolist().count("exchange") == 1
     assert factored.summary()["layers"] == {"7.weight": "10x128, 8 rows: factors, 4.4 kB instead of 5.1 kB a step"}
+
+
+@pytest.mark.parametrize(("rows", "shape", "size", "factors", "whole"), POSEIDON)
+def test_the_choice_is_that_of_poseidon(rows: int, shape: tuple[int, int], size: int, factors: float, whole: float) -> None:
+    """Ring sends and receives what a node does that is worker and server: the same two numbers are compared."""
+    assert 2 * factor_bytes(rows, shape, size) / 4e6 == pytest.approx(factors, abs=0.06)
+    assert 2 * Ring().bytes_sent(4 * shape[0] * shape[1], size) / size / 4e6 == pytest.approx(whole, abs=0.6)
+
+
+@pytest.mark.mpi
+def test_real_ranks() -> None:
+    done = mpiexec(3, "tests.strategies.factored")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "the mean on 3 ranks" in done.stdout

@@ -72,6 +72,15 @@ def test_averaged_parameters(form: str, size: int, sgd: str) -> None:
             np.testing.assert_allclose(trajectory[step + 1], x[index], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_where_ranks_meet_they_have_one_model(form: str) -> None:
+    """Commands take effect at multiples of the period: a run that is stopped or paused there has nothing left to average."""
+    strategy, _ = FORMS[form]
+    trajectories, _ = play(strategy, 3, 12)
+    for step in range(strategy.period, 13, strategy.period):
+        assert all(np.array_equal(trajectory[step], trajectories[0][step]) for trajectory in trajectories)
+
+
 @pytest.mark.parametrize("sgd", SGD)
 def test_averaging_gradients_or_parameters_at_each_step_is_the_same_from_one_start(sgd: str) -> None:
     """SUBGD and AWAGD, velocities and decay included: all is linear (Ma, Mao and Taylor, 2016)."""
