@@ -6,12 +6,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from workbench import Cluster, Job
+from workbench.channel.launch import find_mpi
 from workbench.comm.staging import Staged
 
 pytestmark = [
@@ -57,6 +59,33 @@ def test_a_gpu_tensor_is_staged_through_pinned_memory() -> None:
     staged.host *= 2
     staged.store()
     assert float(tensor.sum()) == 999 * 1000
+
+
+def test_an_exchange_begins_when_the_device_has_computed_and_ends_without_waiting_for_what_comes_after() -> None:
+    tensor, busy = torch.zeros(1000, device="cuda"), torch.ones(4096, 4096, device="cuda")
+    staged = Staged(tensor)
+    for _ in range(20):
+        busy = (busy @ busy).tanh()
+    tensor += 1 + busy.sum() * 0
+    finish(staged.fetching())
+    np.testing.assert_array_equal(staged.host, np.ones(1000, np.float32))
+    staged.host += 1
+    finish(staged.storing())
+    assert float(tensor.sum()) == 2000
+
+
+def finish(requests: tuple[Any, ...]) -> None:
+    while not all(request.test() for request in requests):
+        pass
+
+
+def test_two_ranks_with_cuda_buffers_find_the_bits_of_the_host() -> None:
+    mpi = find_mpi()
+    command = [mpi.mpiexec, "-n", "2", *mpi.arguments(), sys.executable, "-m", "tests.gpu.ranks"]
+    environment = os.environ | mpi.environment(2) | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "laws kept on 2 ranks" in done.stdout
 
 
 def test_the_binding_is_in_the_environment_before_torch_loads() -> None:

@@ -2,29 +2,56 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, final
 
-from workbench.comm.base import Array, checked
+from workbench.comm.base import ANY, Array, Request, checked
+
+
+@final
+class Recorded:
+    """A request that is complete once a stream of the device has done what was asked of it so far."""
+
+    __slots__ = ("_event", "done", "source")
+
+    def __init__(self, stream: Any) -> None:
+        self._event = stream.record_event()
+        self.done = False
+        self.source = ANY
+
+    def __str__(self) -> str:
+        return "the device"
+
+    def test(self) -> bool:
+        """Ask the device; does not wait for it."""
+        self.done = self.done or self._event.query()
+        return self.done
 
 
 class Staged:
     """A tensor and the host array through which it travels.
 
-    Of a CPU tensor (or a NumPy array) the host array *is* its memory, and `fetch` and `store` do nothing. Of a GPU
+    Of a CPU tensor (or a NumPy array) the host array *is* its memory, and bringing it there and back is nothing. Of a GPU
     tensor it is a page-locked copy, made once: the MPI libraries that come as wheels do not read device memory.
     """
 
     def __init__(self, tensor: Any) -> None:
         self.tensor = tensor
         self._pinned: Any = None
+        self._stream: Any = None
         if hasattr(tensor, "device") and hasattr(tensor, "numpy"):
             if tensor.device.type != "cpu":
                 import torch
 
                 self._pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+                self._stream = torch.cuda.Stream(tensor.device)  # type: ignore[no-untyped-call]
             self.host: Array = checked((tensor if self._pinned is None else self._pinned).detach().numpy())
         else:
             self.host = checked(tensor)
+
+    @property
+    def path(self) -> str:
+        """How the tensor reaches MPI, in words."""
+        return "host" if self._pinned is None else "staged through pinned memory"
 
     def fetch(self) -> None:
         """Bring the device's values to the host array."""
@@ -35,3 +62,26 @@ class Staged:
         """Bring the host array's values to the device."""
         if self._pinned is not None:
             self.tensor.copy_(self._pinned)
+
+    def fetching(self) -> tuple[Request, ...]:
+        """Begin to bring what the rank has computed so far to the host array: what must be complete before it is there."""
+        if self._pinned is None:
+            return ()
+        import torch
+
+        self._stream.wait_stream(torch.cuda.current_stream(self.tensor.device))
+        return self._copied(self._pinned, self.tensor)
+
+    def storing(self) -> tuple[Request, ...]:
+        """Begin to bring the host array's values back after a `fetching`, since when the rank must have left the tensor alone.
+
+        It waits for nothing that the rank has asked of the device meanwhile: an exchange ends while backward goes on.
+        """
+        return () if self._pinned is None else self._copied(self.tensor, self._pinned)
+
+    def _copied(self, target: Any, source: Any) -> tuple[Request, ...]:
+        import torch
+
+        with torch.cuda.stream(self._stream):
+            target.copy_(source, non_blocking=True)
+        return (Recorded(self._stream),)

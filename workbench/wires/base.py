@@ -68,6 +68,8 @@ class Codec(Wire):
     """Whether a message is the numbers themselves: nothing is written, nothing is lost."""
     block: ClassVar[int] = 1
     """Numbers that are written together; what a collective cuts begins at a multiple of it."""
+    kernel: ClassVar[str | None] = None
+    """Of `KERNELS`: how a GPU writes them; None: they are brought to the host for that."""
 
     @abstractmethod
     def nbytes(self, length: int, itemsize: int = 4) -> int:

@@ -45,6 +45,7 @@ class Float16(Half):
     """
 
     dtype: ClassVar[str] = "float16"
+    kernel: ClassVar[str | None] = "float16"
     relative: ClassVar[float] = 2.0**-11
     absolute: ClassVar[float] = 2.0**-25
 
@@ -58,6 +59,7 @@ class BFloat16(Half):
     """
 
     dtype: ClassVar[str] = "bfloat16"
+    kernel: ClassVar[str | None] = "bfloat16"
     relative: ClassVar[float] = 2.0**-8
     absolute: ClassVar[float] = 2.0**-134
 

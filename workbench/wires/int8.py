@@ -25,6 +25,7 @@ class Int8(Codec):
     """
 
     block: ClassVar[int] = 256
+    kernel: ClassVar[str | None] = "int8"
 
     def nbytes(self, length: int, itemsize: int = 4) -> int:
         """A byte a number, four per block that has begun."""
