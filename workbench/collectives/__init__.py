@@ -1,14 +1,40 @@
 """How a flat buffer becomes the mean of all ranks. One file per algorithm; `COLLECTIVES` is the only list of them."""
 
+from workbench.collectives.all_to_all import AllToAll
 from workbench.collectives.base import Collective, Plan, Planned
+from workbench.collectives.central_server import CentralServer
 from workbench.collectives.halving_doubling import HalvingDoubling
+from workbench.collectives.hierarchical import Hierarchical
+from workbench.collectives.multi_ring import MultiRing
 from workbench.collectives.native import Native
 from workbench.collectives.ring import Ring
+from workbench.collectives.torus import Torus2D
+from workbench.collectives.tree import Tree
 
 COLLECTIVES: dict[str, type[Collective]] = {
     "native": Native,
     "ring": Ring,
     "halving-doubling": HalvingDoubling,
+    "all-to-all": AllToAll,
+    "torus": Torus2D,
+    "hierarchical": Hierarchical,
+    "tree": Tree,
+    "multi-ring": MultiRing,
+    "central-server": CentralServer,
 }
 
-__all__ = ["COLLECTIVES", "Collective", "HalvingDoubling", "Native", "Plan", "Planned", "Ring"]
+__all__ = [
+    "COLLECTIVES",
+    "AllToAll",
+    "CentralServer",
+    "Collective",
+    "HalvingDoubling",
+    "Hierarchical",
+    "MultiRing",
+    "Native",
+    "Plan",
+    "Planned",
+    "Ring",
+    "Torus2D",
+    "Tree",
+]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any, ClassVar, Final
 
 import numpy as np
 
+from workbench.collectives.agreement import agree
 from workbench.comm.base import Array, Communicator, Request
 from workbench.comm.network import Network
 from workbench.comm.staging import Staged
@@ -66,7 +66,9 @@ class Plan(Planned):
         self.buffer: Array = self.staged.host
         """The whole segment, shape (n,), on the host."""
         self.itemsize = self.buffer.itemsize
-        self.parts = collective.parts(comm.size)
+        self.groups = collective.groups(comm)
+        """The ranks that the algorithm lets act as one; empty: every rank is by itself."""
+        self.parts = collective.parts(len(self.groups) or comm.size)
         blocks = -(-self.buffer.size // codec.block)
         self.offsets: list[int] = [min(part * blocks // self.parts * codec.block, self.buffer.size) for part in range(self.parts + 1)]
         """Where the chunks begin, and the end of the last; some are empty where the buffer has fewer numbers than chunks."""
@@ -90,6 +92,14 @@ class Plan(Planned):
     def add(self, part: Part, slot: int = 0) -> None:
         """Add what was received to this rank's sum of the part."""
         self._coder(self._span(part), slot).add()
+
+    def set_aside(self, part: Part, slot: int) -> None:
+        """Write this rank's own numbers of a part into a slot, as if they had been received."""
+        self._coder(self._span(part), slot).encode()
+
+    def replace(self, part: Part, slot: int = 0) -> None:
+        """Begin this rank's sum of a part with what was received: a sum in the order of the ranks begins with those of the first."""
+        self._coder(self._span(part), slot).decode()
 
     def merge(self, part: Part, source: int, give: Part, to: int, last: bool = False) -> Steps:
         """Send this rank's sum of `give`; receive another's sum of `part` and add it (the `last` one: seal it). Piece by piece:
@@ -210,9 +220,9 @@ class Collective(Options, ABC):
     def seconds(self, nbytes: int, size: int, network: Network) -> float:
         """Cost of one exchange of `nbytes`, as they travel, over `size` ranks, without the arithmetic."""
 
-    @abstractmethod
     def bytes_sent(self, nbytes: int, size: int) -> int:
-        """What all ranks together send in one exchange of `nbytes`, as they travel."""
+        """What all ranks together send in one exchange of `nbytes`, as they travel: P-1 messages add up each number, P-1 spread its mean."""
+        return 2 * (size - 1) * nbytes
 
     @abstractmethod
     def roundings(self, size: int) -> int:
@@ -232,8 +242,12 @@ class Collective(Options, ABC):
             raise ValueError(f"{wire} goes its own way, that of {wire.only_with}(); collective must be {wire.only_with}(), got {self}")
 
     def parts(self, size: int) -> int:
-        """How many chunks of (nearly) equal length a plan cuts the buffer into."""
+        """How many chunks of (nearly) equal length a plan cuts the buffer into, for so many ranks (or groups of ranks)."""
         return size
+
+    def groups(self, comm: Communicator) -> tuple[tuple[int, ...], ...]:
+        """Collective, once when a plan is made. The ranks that act as one, group by group; empty: every rank is by itself."""
+        return ()
 
     def plan(
         self,
@@ -258,25 +272,9 @@ class Collective(Options, ABC):
         else:
             assert isinstance(chosen, Codec)
             planned = Plan(self, comm, segment, chosen)
-        _agree(comm, planned.staged.host, f"{self} with {chosen}")
+        agree(comm, planned.staged.host.size, planned.staged.host.itemsize, f"{self} with {chosen}")
         return planned
 
     def reduce(self, comm: Communicator, buffer: Any, wire: Wire | str = "float32") -> None:
         """Collective. Leave the mean of all ranks' `buffer` in `buffer`, shape (n,): plan and run at once."""
         self.plan(comm, buffer, wire).run()
-
-
-def _agree(comm: Communicator, buffer: Array, how: str) -> None:
-    """Collective. ValueError, naming two ranks, unless all bring as many numbers of one kind and exchange them alike."""
-    if comm.size == 1:
-        return
-    told = np.zeros((comm.size, 3), np.int64)
-    told[comm.rank] = buffer.size, buffer.itemsize, zlib.crc32(how.encode())
-    comm.wait(comm.iallreduce(told))
-    for what, column in zip(("numbers", "bytes a number"), told.T, strict=False):
-        other = int(np.argmax(column != column[0]))
-        if other:
-            raise ValueError(f"the ranks do not exchange the same: rank 0 brings {column[0]} {what}, rank {other} brings {column[other]}")
-    other = int(np.argmax(told[:, 2] != told[0, 2]))
-    if other:
-        raise ValueError(f"the ranks do not exchange the same way: rank 0 and rank {other} differ; rank {comm.rank} has {how}")

@@ -60,11 +60,6 @@ class HalvingDoubling(Collective):
         seconds = 2 * math.log2(power) * network.latency + 2 * (power - 1) / power * nbytes / network.bandwidth
         return seconds + (0 if power == size else 2 * network.seconds(nbytes))
 
-    def bytes_sent(self, nbytes: int, size: int) -> int:
-        """As much as a ring of those that take part, and a whole buffer there and back for each that is folded in."""
-        power = largest_power(size)
-        return 2 * (power - 1) * nbytes + 2 * (size - power) * nbytes
-
     def roundings(self, size: int) -> int:
         """At every halving, at the fold, and once at the end."""
         power = largest_power(size)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import final
 
 from workbench.collectives.base import Collective, Plan, Steps
+from workbench.collectives.passes import ring_all_gather, ring_reduce_scatter
 from workbench.comm.network import Network
 
 
@@ -19,17 +20,9 @@ class Ring(Collective):
 
     def steps(self, plan: Plan) -> Steps:
         """Reduce-scatter once around, then all-gather once around."""
-        size, rank = plan.comm.size, plan.comm.rank
-        right, left = (rank + 1) % size, (rank - 1) % size
-        for hop in range(size - 1):  # reduce-scatter: the sum of chunk r+1 ends on rank r
-            yield from plan.merge((rank - hop - 1) % size, left, give=(rank - hop) % size, to=right, last=hop == size - 2)
-        for hop in range(size - 1):  # all-gather: every chunk's mean goes on around
-            arriving = plan.take((rank - hop) % size, left)
-            yield arriving, plan.share((rank - hop + 1) % size, right)
-
-    def bytes_sent(self, nbytes: int, size: int) -> int:
-        """Every chunk goes around twice."""
-        return 2 * (size - 1) * nbytes
+        everyone = range(plan.comm.size)
+        yield from ring_reduce_scatter(plan, everyone, parts=everyone, last=True)
+        yield from ring_all_gather(plan, everyone, parts=everyone)
 
     def roundings(self, size: int) -> int:
         """At every hop of the first pass, and once at the end."""

@@ -35,16 +35,21 @@ class Float32(Codec):
 class AsItIs:
     """Numbers that are their own message, or are added to another array of their kind."""
 
-    __slots__ = ("message", "numbers")
+    __slots__ = ("_apart", "message", "numbers")
 
     def __init__(self, numbers: Array, message: Array) -> None:
         self.numbers, self.message = numbers, message
+        self._apart = not np.may_share_memory(numbers, message)
 
     def encode(self) -> None:
-        """Nothing to do."""
+        """Nothing to do, unless the message is another array."""
+        if self._apart:
+            np.copyto(self.message, self.numbers)
 
     def decode(self) -> None:
-        """Nothing to do."""
+        """Nothing to do, unless the message is another array."""
+        if self._apart:
+            np.copyto(self.numbers, self.message)
 
     def add(self) -> None:
         """One pass."""
