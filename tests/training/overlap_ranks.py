@@ -1,0 +1,109 @@
+"""What each rank of `test_overlap` runs: `mpiexec -n 3 python -m tests.training.overlap_ranks`."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from mpi4py import MPI
+
+from tests.training.uneven import Breaking
+from workbench.collectives import COLLECTIVES
+from workbench.comm.mpi import MpiCommunicator
+from workbench.errors import Aborted, PeerLost
+from workbench.job import Job
+from workbench.strategies import Synchronous
+from workbench.training.control import Inbox
+from workbench.training.journal import Journal
+from workbench.training.rank import Place, RankRun, run_rank
+from workbench.wires import WIRES
+
+UNEVEN, BREAKING = "tests.training.uneven:uneven", "tests.training.uneven:breaking"
+WORLD = MPI.COMM_WORLD
+
+
+def folder() -> Path:
+    return Path(WORLD.bcast(tempfile.mkdtemp(prefix="overlap-") if WORLD.rank == 0 else None))
+
+
+def strategies() -> Iterator[dict[str, Any]]:
+    """Every bucket size, every collective, every codec."""
+    for bucket_bytes in (1, 3000, 10**9):
+        yield {"bucket_bytes": bucket_bytes}
+    for name, collective in COLLECTIVES.items():
+        try:
+            collective().check(WORLD.size)
+        except ValueError:
+            continue
+        yield {"bucket_bytes": 3000, "collective": name}
+    for name in WIRES:
+        yield {"bucket_bytes": 3000, "wire": name}
+
+
+def same_bits() -> Iterator[str]:
+    """Overlap changes no bit of the gradients' mean: of a model whose gradients come in another order on some ranks, or never."""
+    for options in strategies():
+        ends = []
+        for overlap in (False, True):
+            strategy = Synchronous(overlap=overlap, **options)
+            for loss in ("cross-entropy", "tests.training.uneven:forgetful"):
+                job = Job(model=UNEVEN, batch_size=16, steps=4, strategy=strategy, loss=loss)
+                rank = RankRun(
+                    job, MpiCommunicator(WORLD.Dup()), Journal(f"rank-{WORLD.rank}", folder()), Inbox(), folder(), Place(torch.device("cpu"))
+                )
+                rank.prepare()
+                rank.train(4)
+                ends.append(rank.arena.state.clone())
+                if overlap and WORLD.size > 1 and rank.comm.hidden_seconds <= 0:
+                    yield f"nothing was hidden with {options}"
+        if not all(torch.equal(ends[0], end) for end in ends[1:]):
+            yield f"overlap changes the model on rank {WORLD.rank} with {options}"
+
+
+def endings() -> Iterator[str]:
+    """A rank that fails in backward, and an abort, while buckets are under way: all end at once, and their threads too."""
+    for what in ("error", "abort"):
+        inbox, began = Inbox(), time.perf_counter()
+        Breaking.told, Breaking.seconds = what == "error" and WORLD.rank == 1, 0.05
+        if what == "abort":
+            threading.Timer(0.3, inbox.put, (0, "abort")).start()
+        job = Job(model=BREAKING, steps=10**6, batch_size=16, strategy=Synchronous(overlap=True, bucket_bytes=1))
+        expected = Aborted if what == "abort" else RuntimeError if Breaking.told else PeerLost
+        try:
+            run_rank(
+                job, MpiCommunicator(WORLD.Dup(), lambda i=inbox: i.aborted), Journal("rank", folder()), inbox, folder(), Place(torch.device("cpu"))
+            )
+        except expected:
+            pass
+        except Exception as error:  # noqa: BLE001 (told)
+            yield f"rank {WORLD.rank} ended with {type(error).__name__}: {error} instead of {expected.__name__}"
+        if time.perf_counter() - began > 20:
+            yield f"rank {WORLD.rank} took {time.perf_counter() - began:.1f} s to end after the {what}"
+        deadline = time.perf_counter() + 5
+        while any(thread.name == "exchange" for thread in threading.enumerate()):
+            if time.perf_counter() > deadline:
+                yield f"the exchange thread of rank {WORLD.rank} outlives the {what}"
+                break
+            time.sleep(0.01)
+
+
+def main() -> None:
+    """Every law; the words of all ranks are gathered before anyone fails."""
+    torch.set_num_threads(1)
+    found = [*same_bits(), *endings()]
+    everything = WORLD.gather(found)
+    if WORLD.rank == 0 and everything is not None:
+        words = [word for of_rank in everything for word in of_rank]
+        print("\n".join(words) if words else f"laws of overlap kept on {WORLD.size} ranks")
+        sys.stdout.flush()
+    sys.exit(bool(found))
+
+
+if __name__ == "__main__":
+    main()
