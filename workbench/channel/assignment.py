@@ -35,8 +35,8 @@ LAST: Final = 2**40
 class Assignment:
     """A run, as this rank has it. Made on the control thread; `perform` is called on the main thread."""
 
-    def __init__(self, run: str, job: dict[str, Any], directory: str, send: Send) -> None:
-        self.run, self.job, self.directory = run, job, directory
+    def __init__(self, run: str, job: dict[str, Any], directory: str, send: Send, network: dict[str, Any] | None = None) -> None:
+        self.run, self.job, self.directory, self.network = run, job, directory, network
         self.out = Outbox(run, send)
         self.state = "starting"
         self.outcome: dict[str, Any] | None = None
@@ -115,7 +115,7 @@ class Assignment:
         flusher = None
         try:
             # first of all, so that a rank that fails below can say so to the others
-            self.comm = world.fresh(lambda: self._aborted)
+            self.comm = world.fresh(lambda: self._aborted, self.network, self._warn)
             loaded()
             from workbench.training import surroundings
             from workbench.training.journal import Flusher, Journal
@@ -123,6 +123,8 @@ class Assignment:
             surroundings.reset()
             self.journal = Journal(next_source(folder, rank), folder)
             flusher = Flusher(self.journal, self._push, self._push_event)
+            if self.network is not None and (words := self.comm.rehearse()) and rank == 0:
+                self._warn(words)
             with output_to(folder, rank):
                 told |= self._train(folder, code)
         except Aborted as error:
@@ -180,6 +182,10 @@ class Assignment:
                 self.newest += 1
                 self.inbox.put(self.newest, *self.commands[self.newest])
 
+    def _warn(self, message: str) -> None:
+        if self.journal is not None:
+            self.journal.event("warning", rank=MPI.COMM_WORLD.rank, step=self.journal.counts()["steps"], seconds=0.0, message=message)
+
     def _push(self, table: str, first: int, rows: Rows) -> None:
         assert self.journal is not None
         self.out.rows(self.journal.source, table, first, rows)
@@ -199,14 +205,20 @@ class World:
         """Why no run can begin any more; empty while one can."""
         MPI.COMM_WORLD.Set_errhandler(MPI.ERRORS_RETURN)
 
-    def fresh(self, aborted: Callable[[], bool], patience: float = 60.0) -> Any:
-        """Collective. A communicator of its own for a run, made without blocking. WorkbenchError when that fails: only a restart helps.
+    def fresh(
+        self, aborted: Callable[[], bool], network: dict[str, Any] | None = None, warn: Callable[[str], None] = print, patience: float = 60.0
+    ) -> Any:
+        """Collective. A communicator of its own for a run, on an emulated `network` if one is given, made without blocking.
+
+        WorkbenchError when that fails: only a restart helps.
 
         Ranks that are told to end meet nevertheless, and raise `Aborted` then: whoever goes away alone meets nobody later.
         """
         if self.spoiled:
             raise WorkbenchError(f"{self.spoiled}; restart the cluster: cluster.restart()")
+        from workbench.comm.link import LinkedCommunicator
         from workbench.comm.mpi import MpiCommunicator
+        from workbench.comm.network import Network
 
         deadline, told_to_end = time.monotonic() + patience, False
         try:
@@ -227,7 +239,7 @@ class World:
             raise WorkbenchError(f"{self.spoiled}; restart the cluster: cluster.restart()") from error
         if aborted():
             raise Aborted("told to end while the ranks were meeting")
-        return MpiCommunicator(comm, aborted)
+        return MpiCommunicator(comm, aborted) if network is None else LinkedCommunicator(comm, Network.from_json(network), aborted, warn)
 
 
 def _particulars(error: BaseException) -> dict[str, Any]:

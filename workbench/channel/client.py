@@ -16,6 +16,7 @@ from workbench.channel.link import Link
 from workbench.channel.messages import LIMIT, Rows, unpack
 from workbench.channel.ranks import Ranks
 from workbench.channel.verdict import nobody
+from workbench.comm.network import Network
 from workbench.errors import ClusterBusy, ClusterGone, RunFolderDamaged, WorkbenchError
 from workbench.store import read_json, read_source, write_json
 from workbench.telemetry import TABLES
@@ -44,13 +45,16 @@ class EngineFeed:
         self._arrivals = Arrivals(self._folder.name, self._missed_events)
         self._unhook = [link.on_push(self._arrived), link.on_change(self._changed)]
 
-    def begin(self, job: dict[str, Any], directory: str) -> None:
-        """Have all ranks train `job`, with the user's modules from `directory`, and follow. ClusterBusy if a run is on."""
-        every = self._ranks.all
+    def begin(self, job: dict[str, Any], directory: str, network: Network | None = None) -> None:
+        """Have all ranks train `job`, with the user's modules from `directory`, on an emulated `network` if one is given, and follow.
+
+        ClusterBusy if a run is on.
+        """
+        every, order = self._ranks.all, {"run": self._run, "job": job, "directory": directory, "network": network and network.to_json()}
         try:
             # the lowest rank decides between two notebooks that begin at the same time
             for ranks in (every[:1], every[1:]):
-                for rank, reply in self._link.ask("begin", ranks, timeout=10.0, run=self._run, job=job, directory=directory).items():
+                for rank, reply in self._link.ask("begin", ranks, timeout=10.0, **order).items():
                     if reply is None or reply.content["status"] != "ok":
                         reason = "it does not answer" if reply is None else reply.content["evalue"]
                         self._link.send("abort", self._ranks.there(), run=self._run)

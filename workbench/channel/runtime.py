@@ -80,13 +80,13 @@ class Runtime:
         told = self._assignment.report() if self._assignment is not None else {"run": None, "state": "idle"}
         return {**told, "spoiled": self._world.spoiled}
 
-    def begin(self, run: str, job: dict[str, Any], directory: str) -> dict[str, Any]:
-        """Train in the folder `run`, or say which run is on."""
+    def begin(self, run: str, job: dict[str, Any], directory: str, network: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Train in the folder `run`, on an emulated `network` if one is given, or say which run is on."""
         with self._beginning:
             before = self._assignment
             if before is not None and before.outcome is None:
                 return {"accepted": False, "run": before.run}
-            self._assignment = Assignment(run, job, directory, self._push)
+            self._assignment = Assignment(run, job, directory, self._push, network)
         self._loop.add_callback(self._perform)
         return {"accepted": True, "run": run}
 

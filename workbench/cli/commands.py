@@ -43,7 +43,7 @@ def train(
     ranks: Ranks,
     out: Out = Path("runs"),
     virtual: Annotated[bool, typer.Option("--virtual", help="on simulated ranks, with a simulated network and clock")] = False,
-    network: Annotated[str | None, typer.Option(help="of simulated ranks: 100M, 1G or 10G; 1G by default")] = None,
+    network: Annotated[str | None, typer.Option(help="an emulated link, 100M, 1G or 10G; with --virtual a simulated one, 1G by default")] = None,
     devices: Annotated[str | None, typer.Option(help="of real ranks: auto (GPUs where there are any) or cpu; auto by default")] = None,
 ) -> None:
     """Train a job on a cluster of its own.
@@ -53,9 +53,7 @@ def train(
 
     if virtual and devices is not None:
         raise ValueError(f"--devices {devices} is for real ranks, --virtual simulates them: give one of the two")
-    if network is not None and not virtual:
-        raise ValueError(f"--network {network} is for simulated ranks: give --virtual too, or leave --network out")
-    train_job(job, ranks, out, (network or "1G") if virtual else None, devices or "auto")
+    train_job(job, ranks, out, network, None if virtual else devices or "auto")
 
 
 @app.command(epilog="Example: workbench compare runs/*")

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from workbench.cli.following import follow, interrupts
 from workbench.cli.screen import errors, output
 from workbench.cluster.naming import label_of
-from workbench.comm.network import Network
 from workbench.errors import Aborted
 from workbench.job import Job
 
@@ -19,20 +18,23 @@ if TYPE_CHECKING:
     from workbench.runs.run import Run
 
 
-def train(path: Path, ranks: int, out: Path, network: str | None, devices: str) -> None:
-    """Train the job of a file on real ranks, or on simulated ones if a network is given. Aborted if Ctrl-C was pressed twice."""
+def train(path: Path, ranks: int, out: Path, network: str | None, devices: str | None) -> None:
+    """Train the job of a file on real ranks, over an emulated link if a network is given; without devices on simulated ranks.
+
+    Aborted if Ctrl-C was pressed twice.
+    """
     job = Job.load(path)
     job.check(ranks)
     cluster: Any
-    if network is not None:
+    if devices is None:
         from workbench.cluster.virtual import VirtualCluster
 
-        cluster = VirtualCluster(ranks, network=Network.of(network), folder=out)
+        cluster = VirtualCluster(ranks, network=network or "1G", folder=out)
     else:
         from workbench.cluster.mpi import Cluster
 
         # a name of its own: it must not attach to a cluster that somebody works with
-        cluster = Cluster(ranks, name=f"train-{os.getpid()}", devices=devices, folder=out)
+        cluster = Cluster(ranks, name=f"train-{os.getpid()}", devices=devices, network=network, folder=out)
     with started(cluster):
         run, pressed = watch(cluster, job)
     output.print(str(run.summary()), markup=False, soft_wrap=True)

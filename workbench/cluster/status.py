@@ -6,6 +6,8 @@ import html
 from dataclasses import dataclass, field
 from typing import Final, final
 
+from workbench.comm.network import Network
+
 DETACHED: Final = "up, not attached"
 
 
@@ -35,6 +37,8 @@ class ClusterStatus:
     mpi: str = ""
     rows: list[RankStatus] = field(default_factory=list)
     note: str = ""
+    network: Network | None = None
+    """The emulated link that the runs of this cluster object go over; None: the real one."""
 
     @property
     def attached(self) -> bool:
@@ -63,7 +67,8 @@ class ClusterStatus:
 
     def _head(self) -> str:
         ranks = "" if self.ranks is None else f", {self.ranks} rank{'s' if self.ranks != 1 else ''}"
-        return f"cluster {self.name!r}: {self.state}{ranks}, launcher {self.launcher}{f', {self.mpi}' if self.mpi else ''}"
+        facts = [f"launcher {self.launcher}", self.mpi, f"emulated link of {self.network.words}" if self.network is not None else ""]
+        return f"cluster {self.name!r}: {self.state}{ranks}, {', '.join(filter(None, facts))}"
 
     def _cells(self) -> list[tuple[str, ...]]:
         return [(str(r.rank), r.state, r.host, str(r.pid or ""), r.device, r.role, r.transport) for r in self.rows]

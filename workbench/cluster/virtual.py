@@ -102,7 +102,7 @@ class VirtualCluster:
     def status(self) -> ClusterStatus:
         """What the cluster is, asked now."""
         child = self._child
-        simulated = f"simulated: {self.network.latency * 1e6:g} us, {self.network.bandwidth / 1e6:g} MB/s"
+        simulated = f"simulated: {self.network.words}"
         if child is None:
             return ClusterStatus(self.name, self.ranks, self.launcher, "down", simulated, note="start it: cluster.start()")
         if not child.alive:
@@ -165,8 +165,8 @@ class VirtualCluster:
 
     def _facts(self, child: Child, directory: str) -> dict[str, Any]:
         told = {"host": child.hello["host"], "pid": child.pid, "device": "virtual", "transport": "simulated"}
-        facts = cluster_facts(self.name, self.launcher, [{"rank": rank, **told} for rank in range(self.ranks)], directory)
-        return {**facts, "network": self.network.to_json(), "device": self.device.to_json(), "pace": self.pace}
+        facts = cluster_facts(self.name, self.launcher, [{"rank": rank, **told} for rank in range(self.ranks)], directory, self.network)
+        return {**facts, "device": self.device.to_json(), "pace": self.pace}
 
     def _arrived(self, message: dict[str, Any]) -> None:
         """On the child's thread."""
