@@ -73,22 +73,20 @@ class Broadcast(Exchange):
 
     def __init__(self, strategy: SufficientFactors, comm: Communicator, worker: Worker) -> None:
         super().__init__(comm, worker)
-        self.strategy, self.rest = strategy, comm.channel(1)
+        self.strategy = strategy
         self.plans: list[Planned] | None = None  # made in the first step
         self.layers: list[Layer] = []
         if comm.size > 1 and strategy.choice != "never":
             self.layers = linear_layers(worker.module, worker.arena)
 
     def before_update(self) -> None:
-        """Factors are on their way while the rest is averaged; then each layer's product takes the place of its gradient."""
+        """All at once, factors first; then each layer's product takes the place of its gradient."""
         if self.plans is None:
             self.plans = self._choose()
         for layer in self.layers:
             layer.fetch()
-        under_way = list(self._post())
-        for plan in self.plans:
-            plan.run()
-        self.comm.wait(*under_way)
+        factors = list(self._post())
+        self.comm.wait(*factors, *[self.comm.follow(plan.steps()) for plan in self.plans])
         for layer in self.layers[:]:
             if layer.complete:
                 layer.store()
@@ -133,10 +131,10 @@ class Broadcast(Exchange):
             if layer not in chosen:
                 layer.close()
         self.layers, self.notes = chosen, notes
-        return [self._plan(gap) for gap in gaps(self.worker.arena, self.layers)]
+        return [self._plan(index, gap) for index, gap in enumerate(gaps(self.worker.arena, self.layers))]
 
-    def _plan(self, part: slice) -> Planned:
-        return self.strategy.collective.plan(self.rest, self.worker.arena.gradients[part])
+    def _plan(self, index: int, part: slice) -> Planned:
+        return self.strategy.collective.plan(self.comm.channel(index), self.worker.arena.gradients[part])
 
     def _give_up(self, layer: Layer) -> None:
         """Collective: all have received the mark. From now on this layer goes by the collective; its own gradient is still whole."""
@@ -144,7 +142,7 @@ class Broadcast(Exchange):
         self.layers.remove(layer)
         layer.close()
         self.notes = {**self.notes, layer.name: f"whole from step {self.worker.step} on: a worker used it differently than in the first step"}
-        self.plans.append(self._plan(layer.part))
+        self.plans.append(self._plan(len(self.plans), layer.part))
         self.plans[-1].run()
 
 
