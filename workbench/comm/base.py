@@ -172,12 +172,17 @@ class Communicator(ABC):
 def checked(buffer: Array) -> Array:
     """`buffer` if it can be sent, or a ValueError that says why not."""
     if not isinstance(buffer, np.ndarray):
-        raise ValueError(f"a communicator takes NumPy arrays (of a torch CPU tensor: its .numpy() view), got {type(buffer).__name__}")
+        raise ValueError(f"a communicator takes NumPy arrays (of a torch CPU tensor: its .numpy() view), got {described(buffer)}")
     if buffer.dtype not in DTYPES:
-        raise ValueError(f"a communicator takes {', '.join(d.name for d in DTYPES)}, got {buffer.dtype.name} (bfloat16 travels as its uint16 view)")
+        raise ValueError(f"a communicator takes {', '.join(d.name for d in DTYPES)}, got {described(buffer)} (bfloat16 travels as its uint16 view)")
     if not buffer.flags.c_contiguous:
         raise ValueError("a communicator takes contiguous arrays, got one with strides; copy it into a work buffer first")
     return buffer
+
+
+def described(buffer: Any) -> str:
+    """What was given instead of an array that can be sent: "ndarray of bfloat16", "Tensor of torch.bfloat16", "list"."""
+    return f"{type(buffer).__name__} of {buffer.dtype}" if hasattr(buffer, "dtype") else type(buffer).__name__
 
 
 def count_allreduce(traffic: Traffic, size: int, peer: int, nbytes: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, final
 
-from workbench.comm.base import ANY, Array, Request, checked
+from workbench.comm.base import ANY, Array, Request, checked, described
 
 
 @final
@@ -38,15 +38,12 @@ class Staged:
         self.tensor = tensor
         self._pinned: Any = None
         self._stream: Any = None
-        if hasattr(tensor, "device") and hasattr(tensor, "numpy"):
-            if tensor.device.type != "cpu":
-                import torch
+        if getattr(getattr(tensor, "device", None), "type", "cpu") != "cpu":
+            import torch
 
-                self._pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-                self._stream = torch.cuda.Stream(tensor.device)  # type: ignore[no-untyped-call]
-            self.host: Array = checked((tensor if self._pinned is None else self._pinned).detach().numpy())
-        else:
-            self.host = checked(tensor)
+            self._pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            self._stream = torch.cuda.Stream(tensor.device)  # type: ignore[no-untyped-call]
+        self.host: Array = memory(tensor if self._pinned is None else self._pinned)
 
     @property
     def path(self) -> str:
@@ -85,3 +82,14 @@ class Staged:
         with torch.cuda.stream(self._stream):
             target.copy_(source, non_blocking=True)
         return (Recorded(self._stream),)
+
+
+def memory(tensor: Any) -> Array:
+    """What an array or a tensor on the host holds, as an array; ValueError unless these are floating-point numbers that NumPy knows."""
+    try:
+        array = checked(tensor.detach().numpy() if hasattr(tensor, "detach") else tensor)
+    except TypeError:  # torch's word for a dtype that NumPy lacks
+        array = None
+    if array is None or array.dtype.kind != "f":
+        raise ValueError(f"an exchange takes float64, float32 or float16 (what travels is the wire's choice), got {described(tensor)}")
+    return array
