@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
-import numpy as np
-
 from workbench.collectives.agreement import agree
 from workbench.comm.base import Array, Communicator, Request
 from workbench.comm.network import Network
@@ -17,6 +15,7 @@ from workbench.comm.staging import Staged
 from workbench.options import Options, entry
 from workbench.wires import WIRES, Codec, Compressor, Float32, Wire
 from workbench.wires.base import Coder, Shape
+from workbench.wires.numbers import Numbers, OnHost, numbers
 
 Steps = Iterator[tuple[Request, ...]]
 """What an algorithm yields: the requests that must be complete before it goes on."""
@@ -35,6 +34,13 @@ class Planned(ABC):
 
     gathers_momentum = False
     """Whether what an exchange leaves is momentum already, which an update must not gather again."""
+
+    length: int
+    """Numbers of the segment."""
+    itemsize: int
+    """Bytes of each."""
+    path: str
+    """How they reach MPI, in words."""
 
     def __init__(self, comm: Communicator) -> None:
         self.comm = comm
@@ -62,22 +68,26 @@ class Plan(Planned):
     def __init__(self, collective: Collective, comm: Communicator, segment: Any, codec: Codec) -> None:
         super().__init__(comm)
         self.collective, self.codec = collective, codec
-        self.staged = Staged(segment)
-        self.buffer: Array = self.staged.host
-        """The whole segment, shape (n,), on the host."""
-        self.itemsize = self.buffer.itemsize
+        self.numbers: Numbers = numbers(segment, codec)
+        self.length, self.itemsize, self.path = self.numbers.length, self.numbers.itemsize, self.numbers.path
         self.groups = collective.groups(comm)
         """The ranks that the algorithm lets act as one; empty: every rank is by itself."""
         self.parts = collective.parts(len(self.groups) or comm.size)
-        blocks = -(-self.buffer.size // codec.block)
-        self.offsets: list[int] = [min(part * blocks // self.parts * codec.block, self.buffer.size) for part in range(self.parts + 1)]
+        blocks = -(-self.length // codec.block)
+        self.offsets: list[int] = [min(part * blocks // self.parts * codec.block, self.length) for part in range(self.parts + 1)]
         """Where the chunks begin, and the end of the last; some are empty where the buffer has fewer numbers than chunks."""
-        self._sealed = self.buffer if codec.exact else np.zeros(codec.nbytes(self.buffer.size, self.itemsize), np.uint8)
+        self._sealed = self.numbers.sealed()
         self._slots: dict[int, Array] = {}
         self._coders: dict[tuple[Span, int], Coder] = {}
         self._cut: dict[Part, list[Span]] = {}
 
     # what an algorithm says
+
+    @property
+    def buffer(self) -> Array:
+        """The whole segment on the host, shape (n,): for a library that sums it, which takes an exact codec."""
+        assert isinstance(self.numbers, OnHost)
+        return self.numbers.host
 
     def send(self, part: Part, to: int, tag: int = 0) -> Request:
         """Send this rank's sum of a part."""
@@ -144,11 +154,11 @@ class Plan(Planned):
 
     def steps(self) -> Steps:
         """The exchange: posts messages and yields what must be complete before it goes on."""
-        self.staged.fetch()
-        if self.comm.size > 1 and self.buffer.size:
+        if self.comm.size > 1 and self.length:
+            yield self.numbers.fetching()
             yield from self.collective.steps(self)
-            self._coder((0, self.buffer.size), SEALED).decode()  # the owner too keeps what it has sent
-        self.staged.store()
+            self._coder((0, self.length), SEALED).decode()  # the owner too keeps what it has sent
+            yield self.numbers.storing()
 
     def _seal(self, span: Span) -> None:
         coder = self._coder(span, SEALED)
@@ -174,15 +184,15 @@ class Plan(Planned):
         return coder
 
     def _made(self, low: int, high: int, slot: int) -> Coder:
-        numbers, codec = self.buffer[low:high], self.codec
+        codec = self.codec
         length = high - low if codec.exact else codec.nbytes(high - low, self.itemsize)
         if slot == SEALED:
             start = low if codec.exact else codec.nbytes(low, self.itemsize)
-            return codec.coder(numbers, self._sealed[start : start + length])
+            return self.numbers.coder(low, high, self._sealed[start : start + length])
         space = self._slots.get(slot)
         if space is None or space.size < length:
-            space = self._slots[slot] = np.zeros(length, self._sealed.dtype)
-        return codec.coder(numbers, space[:length])
+            space = self._slots[slot] = self.numbers.aside(length)
+        return self.numbers.coder(low, high, space[:length])
 
 
 class Compressed(Planned):
@@ -193,16 +203,17 @@ class Compressed(Planned):
     ) -> None:
         super().__init__(comm)
         self.staged = Staged(segment)
+        self.length, self.itemsize, self.path = self.staged.host.size, self.staged.host.itemsize, self.staged.path
         self.gathers_momentum = wire.gathers_momentum and comm.size > 1
         inner = comm.channel(0)
         self.exchanged = wire.compressed(comm, self.staged.host, shapes, lambda array: Plan(collective, inner, array, Float32()), momentum)
 
     def steps(self) -> Steps:
         """The compressor's own."""
-        self.staged.fetch()
-        if self.comm.size > 1 and self.staged.host.size:
+        if self.comm.size > 1 and self.length:
+            yield self.staged.fetching()
             yield from self.exchanged.steps()
-        self.staged.store()
+            yield self.staged.storing()
 
 
 @dataclass(frozen=True)
@@ -272,7 +283,7 @@ class Collective(Options, ABC):
         else:
             assert isinstance(chosen, Codec)
             planned = Plan(self, comm, segment, chosen)
-        agree(comm, planned.staged.host.size, planned.staged.host.itemsize, f"{self} with {chosen}")
+        agree(comm, planned.length, planned.itemsize, f"{self} with {chosen}")
         return planned
 
     def reduce(self, comm: Communicator, buffer: Any, wire: Wire | str = "float32") -> None:
