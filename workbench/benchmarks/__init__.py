@@ -15,5 +15,6 @@ BENCHMARKS: dict[str, str] = {
     "view": "workbench.benchmarks.view",
     "factors": "workbench.benchmarks.factors",
     "exchange": "workbench.benchmarks.exchange",
+    "overlap": "workbench.benchmarks.overlap",
 }
 """Name -> module with `measure(quick: bool) -> list[Figure]`."""

@@ -160,6 +160,7 @@ def course(size: int, emulated: bool, quick: bool) -> Sequence[Heat]:
     """
     everything = table_of(size, "float32")
     peers = tuple(map(Entry, PEERS))
+    sizes: Sequence[int]
     if emulated:
         sizes = EMULATED_BYTES[1:2] if quick else EMULATED_BYTES
         halved = [entry for entry in table_of(size, "float16") if entry.collective in ("all-to-all", "ring")]

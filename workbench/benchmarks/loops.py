@@ -14,7 +14,9 @@ from torch import nn
 from torch.nn import functional
 
 from workbench import data, models
+from workbench.comm.link import LinkedCommunicator
 from workbench.comm.mpi import MpiCommunicator
+from workbench.comm.network import Network
 from workbench.job import Job
 from workbench.store import Rows, read_table
 from workbench.training.control import Inbox
@@ -24,14 +26,18 @@ from workbench.training.rank import Place, RankRun
 
 @final
 class BenchLoop:
-    """The real loop of a rank with its recorder, journal and flusher, in blocks of steps; validation left out."""
+    """The real loop of a rank with its recorder, journal and flusher, in blocks of steps; validation left out.
 
-    def __init__(self, job: Job) -> None:
+    `network`: behind an emulated link of its own.
+    """
+
+    def __init__(self, job: Job, network: Network | None = None) -> None:
         world = MPI.COMM_WORLD
+        comm = MpiCommunicator(world.Dup()) if network is None else LinkedCommunicator(world.Dup(), network)
         self.folder = Path(tempfile.mkdtemp(prefix="bench-"))
         journal = Journal(f"rank-{world.rank:05d}.0", self.folder)
         self._flusher = Flusher(journal, push=lambda table, first, rows: None)
-        self.rank = RankRun(job, MpiCommunicator(world.Dup()), journal, Inbox(), self.folder, Place(torch.device("cpu")))
+        self.rank = RankRun(job, comm, journal, Inbox(), self.folder, Place(torch.device("cpu")))
         self.rank.prepare()
         self.rank.validate_epoch = lambda epoch: None  # type: ignore[method-assign]  # the plain loop does not validate either
 
@@ -61,10 +67,13 @@ class PlainLoop:
         self.inputs, self.targets = split.train.tensors
         self.order = self.shards.indices(0)
         self.position = 0
+        self.backward_seconds = 0.0
+        """Of the last `run`, the time in backward."""
 
     def run(self, steps: int) -> float:
         """Seconds of so many more steps."""
         start = time.perf_counter()
+        self.backward_seconds = 0.0
         for _ in range(steps):
             epoch, batch = divmod(self.position, self.shards.steps_per_epoch)
             if batch == 0:
@@ -72,7 +81,9 @@ class PlainLoop:
             chosen = self.order[batch]
             self.optimizer.zero_grad()
             loss = functional.cross_entropy(self.module(self.inputs[chosen]), self.targets[chosen])
+            began = time.perf_counter()
             loss.backward()  # type: ignore[no-untyped-call]
+            self.backward_seconds += time.perf_counter() - began
             self.optimizer.step()
             float(loss.detach())
             self.position += 1

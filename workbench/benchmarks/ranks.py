@@ -35,7 +35,8 @@ def told(ranks: int, module: str, *arguments: str, silence: float = SILENCE_SECO
     # a session of its own: a Ctrl-C is for this process, which then ends the ranks in an orderly way
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True)
     lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-    threading.Thread(target=_read, args=(process, lines), name="ranks", daemon=True).start()
+    reader = threading.Thread(target=_read, args=(process, lines), name="ranks", daemon=True)
+    reader.start()
     other: list[str] = []
     try:
         while (line := _next(lines, silence, f"{module} on {ranks} ranks")) is not None:
@@ -47,6 +48,7 @@ def told(ranks: int, module: str, *arguments: str, silence: float = SILENCE_SECO
             raise WorkbenchError(f"{module} on {ranks} ranks ended with exit code {process.returncode}: {''.join(other)}")
     finally:
         _end(process)
+        reader.join(LEAVE_SECONDS)
 
 
 def tell(**what: Any) -> None:
@@ -63,8 +65,9 @@ def meeting_place() -> dict[str, str]:
 
 def _read(process: subprocess.Popen[str], lines: queue.SimpleQueue[str | None]) -> None:
     assert process.stdout is not None
-    for line in process.stdout:
-        lines.put(line)
+    with process.stdout as printed:
+        for line in printed:
+            lines.put(line)
     lines.put(None)
 
 
