@@ -51,26 +51,27 @@ def live(
     steps: int = 3,
     shape: Sequence[int] = (24,),
     dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
 ) -> Seen:
     """What one rank sees: real forwards and backwards, a validation before each step."""
     torch.manual_seed(0)
-    arena, seen = Arena(build().to(dtype)), Seen()
+    arena, seen = Arena(build().to(device, dtype)), Seen()
     worker = Worker(arena, arena.module, SGD(arena), 1, lambda: RATE, np.random.default_rng(0), comm.rank, comm.size)
     exchange = strategy.exchange(comm, worker)
     for step in range(steps):
         worker.step = step
         random = torch.Generator().manual_seed(100 * comm.rank + step)
-        batch = torch.randn(rows(comm.rank, step), *shape, dtype=dtype, generator=random)
+        batch = torch.randn(rows(comm.rank, step), *shape, dtype=dtype, generator=random).to(device)
         with torch.no_grad():
-            arena.module(torch.randn(7, *shape, dtype=dtype))
+            arena.module(torch.randn(7, *shape, dtype=dtype).to(device))
         arena.clear()
         loss_of(arena.module, batch, step).backward()
         arena.heal()
-        seen.own.append(arena.gradients.numpy().copy())
+        seen.own.append(arena.gradients.cpu().numpy().copy())
         before = comm.traffic.total_sent_bytes
         exchange.before_update()
         seen.bytes.append(comm.traffic.total_sent_bytes - before)
-        seen.mean.append(arena.gradients.numpy().copy())
+        seen.mean.append(arena.gradients.cpu().numpy().copy())
         seen.notes.append(dict(exchange.notes))
         exchange.update()
     exchange.finish()

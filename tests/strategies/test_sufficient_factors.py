@@ -220,3 +220,12 @@ def test_real_ranks() -> None:
     done = mpiexec(3, "tests.strategies.factored")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "the mean on 3 ranks" in done.stdout
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here (torch.cuda.is_available() is False)")
+def test_factors_of_a_cuda_device() -> None:
+    """Through pinned memory; on the same device the product has the same bits."""
+    everyone = learn(SufficientFactors(), 3, rows=lambda rank, step: 4 - (rank + step) % 2, device="cuda")
+    hold_to_the_mean(everyone)
+    assert ways(everyone[0])["0.weight"] == "factors"
