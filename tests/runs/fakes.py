@@ -28,6 +28,7 @@ def steps_of(rank: int, count: int, first: int = 0, per_epoch: int = 50) -> Rows
     rows["start_seconds"] = 1 + rows["step"] * SECONDS
     rows["load_seconds"], rows["compute_seconds"], rows["update_seconds"] = 0.001, 0.020 + 0.001 * rank, 0.002
     rows["exchange_seconds"] = SECONDS - 0.023 - 0.001 * rank
+    rows["hidden_seconds"] = 0.004
     rows["bytes_sent"] = 1000
     rows["sketch"] = np.nan
     return rows

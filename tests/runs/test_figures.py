@@ -39,6 +39,7 @@ def test_every_figure_from_the_records(tmp_path: Path) -> None:
         "training_seconds": 5.0,
         "samples_per_second": 1920.0,
         "exchange_share": (0.027 + 0.026 + 0.025) / 0.15,
+        "hidden_share": 0.012 / (0.012 + 0.027 + 0.026 + 0.025),
         "bytes_per_step": 1000.0,
         "loss": 0.03,
         "validation_loss": 0.01,
@@ -148,7 +149,7 @@ def test_phases_that_do_not_add_up_are_seen() -> None:
 def test_strategies_in_words() -> None:
     assert strategy_words({}) == "not known"
     assert strategy_words({"kind": "gossip", "mode": "pull", "every": 2}) == "gossip (pull, every=2)"
-    assert strategy_words({"kind": "synchronous", "collective": {"kind": "ring"}, "local": True, "x": None}) == "synchronous (ring)"
+    assert strategy_words({"kind": "synchronous", "collective": {"kind": "ring"}, "overlap": True, "x": None, "y": False}) == "synchronous (ring, overlap)"
 
 
 def spans(*rows: tuple[int, int, str, int, int, float, float]) -> np.ndarray:

@@ -24,6 +24,7 @@ from workbench.training.journal import Flusher, Journal
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
+    from workbench.cluster.charges import Charges, Costs
     from workbench.training.rank import Place, run_rank
 
     folder, job = tmp_path_factory.mktemp("recorded"), Job(steps=40, batch_size=8)
@@ -32,7 +33,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     flusher = Flusher(journal)
 
     def body(comm: Communicator) -> dict[str, Any]:
-        place = Place(torch.device("cpu"), charge=lambda what: comm.compute(0.02 if what == "compute" else 0.0))
+        place = Place(torch.device("cpu"), charge=Charges(comm, Costs(0.02, 0.0)))
         return run_rank(job, comm, journal, Inbox(), folder, place)
 
     VirtualWorld(4, Network()).run(body)

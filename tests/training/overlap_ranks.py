@@ -28,10 +28,6 @@ UNEVEN, BREAKING = "tests.training.uneven:uneven", "tests.training.uneven:breaki
 WORLD = MPI.COMM_WORLD
 
 
-def folder() -> Path:
-    return Path(WORLD.bcast(tempfile.mkdtemp(prefix="overlap-") if WORLD.rank == 0 else None))
-
-
 def strategies() -> Iterator[dict[str, Any]]:
     """Every bucket size, every collective, every codec."""
     for bucket_bytes in (1, 3000, 10**9):
@@ -46,27 +42,23 @@ def strategies() -> Iterator[dict[str, Any]]:
         yield {"bucket_bytes": 3000, "wire": name}
 
 
-def same_bits() -> Iterator[str]:
+def same_bits(where: Path) -> Iterator[str]:
     """Overlap changes no bit of the gradients' mean: of a model whose gradients come in another order on some ranks, or never."""
     for options in strategies():
         ends = []
-        for overlap in (False, True):
-            strategy = Synchronous(overlap=overlap, **options)
-            for loss in ("cross-entropy", "tests.training.uneven:forgetful"):
-                job = Job(model=UNEVEN, batch_size=16, steps=4, strategy=strategy, loss=loss)
-                rank = RankRun(
-                    job, MpiCommunicator(WORLD.Dup()), Journal(f"rank-{WORLD.rank}", folder()), Inbox(), folder(), Place(torch.device("cpu"))
-                )
-                rank.prepare()
-                rank.train(4)
-                ends.append(rank.arena.state.clone())
-                if overlap and WORLD.size > 1 and rank.comm.hidden_seconds <= 0:
-                    yield f"nothing was hidden with {options}"
-        if not all(torch.equal(ends[0], end) for end in ends[1:]):
+        for overlap, loss in ((False, "cross-entropy"), (True, "tests.training.uneven:forgetful")):
+            job = Job(model=UNEVEN, batch_size=16, steps=4, strategy=Synchronous(overlap=overlap, **options), loss=loss)
+            rank = RankRun(job, MpiCommunicator(WORLD.Dup()), Journal("rank", where), Inbox(), where, Place(torch.device("cpu")))
+            rank.prepare()
+            rank.train(4)
+            ends.append(rank.arena.state.clone())
+            if overlap and rank.comm.hidden_seconds <= 0:
+                yield f"nothing was hidden with {options}"
+        if not torch.equal(*ends):
             yield f"overlap changes the model on rank {WORLD.rank} with {options}"
 
 
-def endings() -> Iterator[str]:
+def endings(where: Path) -> Iterator[str]:
     """A rank that fails in backward, and an abort, while buckets are under way: all end at once, and their threads too."""
     for what in ("error", "abort"):
         inbox, began = Inbox(), time.perf_counter()
@@ -76,9 +68,7 @@ def endings() -> Iterator[str]:
         job = Job(model=BREAKING, steps=10**6, batch_size=16, strategy=Synchronous(overlap=True, bucket_bytes=1))
         expected = Aborted if what == "abort" else RuntimeError if Breaking.told else PeerLost
         try:
-            run_rank(
-                job, MpiCommunicator(WORLD.Dup(), lambda i=inbox: i.aborted), Journal("rank", folder()), inbox, folder(), Place(torch.device("cpu"))
-            )
+            run_rank(job, MpiCommunicator(WORLD.Dup(), lambda i=inbox: i.aborted), Journal("rank", where), inbox, where, Place(torch.device("cpu")))
         except expected:
             pass
         except Exception as error:  # noqa: BLE001 (told)
@@ -96,7 +86,8 @@ def endings() -> Iterator[str]:
 def main() -> None:
     """Every law; the words of all ranks are gathered before anyone fails."""
     torch.set_num_threads(1)
-    found = [*same_bits(), *endings()]
+    where = Path(WORLD.bcast(tempfile.mkdtemp(prefix="overlap-") if WORLD.rank == 0 else None))
+    found = [*same_bits(where), *endings(where)]
     everything = WORLD.gather(found)
     if WORLD.rank == 0 and everything is not None:
         words = [word for of_rank in everything for word in of_rank]

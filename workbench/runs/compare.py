@@ -20,6 +20,7 @@ COMPARED: Final = (
     "wall_seconds",
     "samples_per_second",
     "exchange_share",
+    "hidden_share",
     "bytes_per_step",
     "status",
 )

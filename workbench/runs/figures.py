@@ -26,6 +26,7 @@ FIGURES: Final = {
     "training_seconds": ("s", "time in which at least one rank was in a step: pauses and validations left out"),
     "samples_per_second": ("samples/s", "samples over training_seconds"),
     "exchange_share": ("%", "share of the time of all steps in which training was blocked by communication"),
+    "hidden_share": ("%", "share of the time of communication in which training was not blocked by it, because it ran behind compute"),
     "bytes_per_step": ("bytes", "payload that a worker sends per step, on average"),
     "layers": ("", "what the strategy has decided for which layer, with what a worker sends of it"),
     "loss": ("", "mean loss of the last step of each rank"),
@@ -193,6 +194,7 @@ def summary(status: str, job: Mapping[str, Any], events: list[dict[str, Any]], s
             training_seconds=training_seconds(steps),
             samples_per_second=_rate(steps),
             exchange_share=_share(steps["exchange_seconds"], took),
+            hidden_share=_share(steps["hidden_seconds"], steps["hidden_seconds"] + steps["exchange_seconds"].astype(np.float64)),
             bytes_per_step=float(steps["bytes_sent"].mean(dtype=np.float64)),
             loss=float(steps[_last_of_each_rank(steps)]["loss"].mean(dtype=np.float64)),
             explained_share=explained(steps, events),
@@ -229,6 +231,8 @@ def strategy_words(strategy: Mapping[str, Any]) -> str:
             parts.append(str(value.get("kind", name)))
         elif name != "kind" and isinstance(value, str):
             parts.append(value)
+        elif value is True:
+            parts.append(name)
         elif name != "kind" and value is not None and not isinstance(value, bool):
             parts.append(f"{name}={value}")
     kind = str(strategy.get("kind", "not known"))
