@@ -149,7 +149,8 @@ def test_phases_that_do_not_add_up_are_seen() -> None:
 def test_strategies_in_words() -> None:
     assert strategy_words({}) == "not known"
     assert strategy_words({"kind": "gossip", "mode": "pull", "every": 2}) == "gossip (pull, every=2)"
-    assert strategy_words({"kind": "synchronous", "collective": {"kind": "ring"}, "overlap": True, "x": None, "y": False}) == "synchronous (ring, overlap)"
+    told = {"kind": "synchronous", "collective": {"kind": "ring"}, "overlap": True, "x": None, "y": False}
+    assert strategy_words(told) == "synchronous (ring, overlap)"
 
 
 def spans(*rows: tuple[int, int, str, int, int, float, float]) -> np.ndarray:
