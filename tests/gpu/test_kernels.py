@@ -78,7 +78,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], ctypes.
         number = len(list(folder.iterdir()))
         source, shared = folder / f"{number}.cpp", folder / f"{number}.so"
         source.write_text(f'#include "{HOST}"\n{text.replace(device.HALVES, "")}{CALLS}')
-        options = ["-std=c++20", "-O1", "-ffp-contract=off", "-shared", "-fPIC", "-pthread", "-o"]
+        options = ["-std=c++17", "-O1", "-ffp-contract=off", "-shared", "-fPIC", "-o"]
         subprocess.run(["g++", *options, shared, source], check=True, capture_output=True)
         return ctypes.CDLL(str(shared))
 
@@ -255,6 +255,28 @@ def test_numbers_of_the_host_are_coded_on_the_host() -> None:
             assert isinstance(numbers(segment, codec), OnHost)
     paths = VirtualWorld(2).run(lambda comm: Ring().plan(comm, torch.zeros(3), "float16").path)
     assert paths == ["host", "host"]
+
+
+@pytest.mark.parametrize(
+    ("segment", "served"),
+    [
+        (torch.zeros(4), True),
+        (torch.zeros(4).double(), True),
+        (torch.zeros(4).half(), False),
+        (torch.zeros(4).int(), False),
+        (torch.zeros(4, 2)[:, 0], False),
+    ],
+)
+def test_kernels_serve_contiguous_reals(segment: torch.Tensor, served: bool) -> None:
+    assert device.serve(segment) == served
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc here, which compiles for GPUs without one")
+@pytest.mark.parametrize("kernel", device.KERNELS)
+def test_kernels_compile_for_a_gpu(tmp_path: Path, kernel: str) -> None:
+    (tmp_path / "kernels.cu").write_text(device.source(kernel, "float32"))
+    done = subprocess.run(["nvcc", "-cubin", *device.OPTIONS, "kernels.cu"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_every_kernel_has_a_codec_and_every_codec_its_kernel() -> None:

@@ -136,6 +136,11 @@ def missing() -> str | None:
     return None
 
 
+def serve(segment: Any) -> bool:
+    """Whether there are kernels for what a CUDA tensor holds; what there are none for, the host takes or refuses."""
+    return str(segment.dtype) in ("torch.float32", "torch.float64") and segment.is_contiguous()
+
+
 @cache
 def compiled(kernel: str, dtype: str, device: int) -> dict[str, Any]:
     """The kernels of a codec on a device, by name."""

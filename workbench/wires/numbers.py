@@ -63,6 +63,6 @@ def numbers(segment: Any, codec: Codec) -> Numbers:
     if codec.kernel is not None and getattr(getattr(segment, "device", None), "type", "cpu") == "cuda":
         from workbench.wires import kernels
 
-        if kernels.missing() is None and segment.element_size() >= 4:
+        if kernels.missing() is None and kernels.serve(segment):
             return kernels.OnDevice(segment, codec)
     return OnHost(segment, codec)
