@@ -16,5 +16,6 @@ BENCHMARKS: dict[str, str] = {
     "factors": "workbench.benchmarks.factors",
     "exchange": "workbench.benchmarks.exchange",
     "overlap": "workbench.benchmarks.overlap",
+    "tcp": "workbench.benchmarks.tcp",
 }
 """Name -> module with `measure(quick: bool) -> list[Figure]`."""
