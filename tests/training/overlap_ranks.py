@@ -8,13 +8,11 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from mpi4py import MPI
 
-from tests.training.uneven import Breaking
-from workbench.collectives import COLLECTIVES
+from tests.training.uneven import Breaking, exchanges
 from workbench.comm.mpi import MpiCommunicator
 from workbench.errors import Aborted, PeerLost
 from workbench.job import Job
@@ -22,29 +20,14 @@ from workbench.strategies import Synchronous
 from workbench.training.control import Inbox
 from workbench.training.journal import Journal
 from workbench.training.rank import Place, RankRun, run_rank
-from workbench.wires import WIRES
 
 UNEVEN, BREAKING = "tests.training.uneven:uneven", "tests.training.uneven:breaking"
 WORLD = MPI.COMM_WORLD
 
 
-def strategies() -> Iterator[dict[str, Any]]:
-    """Every bucket size, every collective, every codec."""
-    for bucket_bytes in (1, 3000, 10**9):
-        yield {"bucket_bytes": bucket_bytes}
-    for name, collective in COLLECTIVES.items():
-        try:
-            collective().check(WORLD.size)
-        except ValueError:
-            continue
-        yield {"bucket_bytes": 3000, "collective": name}
-    for name in WIRES:
-        yield {"bucket_bytes": 3000, "wire": name}
-
-
 def same_bits(where: Path) -> Iterator[str]:
     """Overlap changes no bit of the gradients' mean: of a model whose gradients come in another order on some ranks, or never."""
-    for options in strategies():
+    for options in exchanges(WORLD.size):
         ends = []
         for overlap, loss in ((False, "cross-entropy"), (True, "tests.training.uneven:forgetful")):
             job = Job(model=UNEVEN, batch_size=16, steps=4, strategy=Synchronous(overlap=overlap, **options), loss=loss)

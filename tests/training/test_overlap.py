@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from tests.mpi.test_laws import mpiexec
-from tests.training.uneven import Uneven, plain
+from tests.training.uneven import Uneven, exchanges, plain
 from workbench import Cluster
 from workbench.arena import Arena
 from workbench.cluster.charges import Charges, Costs, costs_of, measure_arrivals
@@ -157,13 +157,12 @@ def steps_of(folder: Path) -> Rows:
     return steps[steps["rank"] == 0]
 
 
-@pytest.mark.parametrize("wire", ["float32", "float16", "int8"])
-@pytest.mark.parametrize("bucket_bytes", [1, 3000, 10**9])
-def test_overlap_changes_the_time_and_not_a_bit_of_the_model(tmp_path: Path, wire: str, bucket_bytes: int) -> None:
+@pytest.mark.parametrize("options", exchanges(4), ids=lambda options: "-".join(map(str, options.values())))
+def test_overlap_changes_the_time_and_not_a_bit_of_the_model(tmp_path: Path, options: dict[str, Any]) -> None:
     ends = []
     for overlap in (False, True):
-        strategy = Synchronous(wire=wire, overlap=overlap, bucket_bytes=bucket_bytes)
-        run(tmp_path / str(overlap), Job(model=UNEVEN, steps=5, batch_size=16, strategy=strategy), 3)
+        job = Job(model=UNEVEN, steps=5, batch_size=16, strategy=Synchronous(overlap=overlap, **options))
+        run(tmp_path / str(overlap), job, 4)
         ends.append(final(tmp_path / str(overlap)))
     assert torch.equal(*ends)
 

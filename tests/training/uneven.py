@@ -1,13 +1,19 @@
-"""Models and losses whose gradients come as overlap does not expect them; named in jobs of the tests as "tests.training.uneven:..."."""
+"""Models and losses whose gradients come as overlap does not expect them, named in jobs of the tests as "tests.training.uneven:...";
+and the exchanges that must not mind.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from workbench.collectives import COLLECTIVES
+from workbench.wires import WIRES
 
 
 class Uneven(nn.Module):
@@ -91,3 +97,14 @@ class Breaking(nn.Module):
 
 def breaking(input_shape: tuple[int, ...], classes: int) -> nn.Module:
     return Breaking(int(torch.Size(input_shape).numel()), classes)
+
+
+def exchanges(size: int) -> list[dict[str, Any]]:
+    """Every bucket size, every collective that works on so many ranks, every wire; and a wire of several collectives of the library."""
+    found: list[dict[str, Any]] = [{"bucket_bytes": limit} for limit in (1, 3000, 10**9)]
+    for name, made in COLLECTIVES.items():
+        with contextlib.suppress(ValueError):
+            made().check(size)
+            found.append({"bucket_bytes": 3000, "collective": name})
+    found += [{"bucket_bytes": 3000, "wire": name} for name in WIRES]
+    return [*found, {"bucket_bytes": 1, "collective": "native", "wire": "power-sgd"}]

@@ -223,6 +223,9 @@ class Collective(Options, ABC):
     any_codec: ClassVar[bool] = True
     """Whether it writes its own messages, so that every codec goes with it; a library that sums them takes float32 only."""
 
+    one_at_a_time: ClassVar[bool] = False
+    """Whether an exchange begins only when the one before is over: a library's collectives have one order on all ranks."""
+
     @abstractmethod
     def steps(self, plan: Plan) -> Steps:
         """The algorithm, written once for ranks that wait, ranks that compute meanwhile, and virtual ranks."""

@@ -18,6 +18,7 @@ class Native(Collective):
     """
 
     any_codec: ClassVar[bool] = False
+    one_at_a_time: ClassVar[bool] = True
 
     def steps(self, plan: Plan) -> Steps:
         """One all-reduce of the whole buffer."""

@@ -140,9 +140,9 @@ class Communicator(ABC):
         """Carry `steps` on whenever the requests that it has yielded are complete, while this rank goes on computing.
 
         It is begun at once. What comes back is complete once `steps` has come to its end; what it raises, `wait` and `test`
-        of that raise. Followed steps may be under way at the same time; each is carried on by one thread at a time, and
-        all of them also while this rank waits for something else. Each needs a channel of its own; collectives of the library
-        (`iallreduce`) only where they are the first thing that the steps post, since their order is that of all ranks.
+        of that raise. Followed steps may be under way at the same time, on channels of their own; each is carried on by one
+        thread at a time, and all of them also while this rank waits for something else. The library's collectives (`iallreduce`)
+        have one order on all ranks: of steps with such, each first yields the request of those before.
         """
 
     @abstractmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Final, Literal, final
 
 from workbench.collectives import COLLECTIVES, Collective, Ring
@@ -103,7 +104,7 @@ class AverageGradients(Exchange):
     def __init__(self, strategy: Synchronous, comm: Communicator, worker: Worker) -> None:
         super().__init__(comm, worker)
         arena = worker.arena
-        self.overlap = strategy.overlap
+        self.overlap, self.one_at_a_time = strategy.overlap, strategy.collective.one_at_a_time
         self.under_way: list[Request] = []
         self.plans = [
             strategy.collective.plan(
@@ -120,7 +121,8 @@ class AverageGradients(Exchange):
     def bucket_ready(self, index: int) -> None:
         """Begin to exchange it."""
         if self.overlap:
-            self.under_way.append(self.comm.follow(self.plans[index].steps()))
+            before = tuple(self.under_way[-1:]) if self.one_at_a_time else ()
+            self.under_way.append(self.comm.follow(chain([before], self.plans[index].steps())))
 
     def before_update(self) -> None:
         """Every bucket, in order; or until those that are under way have arrived."""
