@@ -9,10 +9,11 @@ from collections.abc import Iterator
 import numpy as np
 from mpi4py import MPI
 
-from tests.laws import broken
+from tests.laws import allowed, broken, collectives, exact_mean
 from workbench.comm.base import ANY, Communicator
 from workbench.comm.mpi import MpiCommunicator
 from workbench.errors import Aborted, PeerLost
+from workbench.wires import Float32
 
 
 def messages(comm: MpiCommunicator) -> Iterator[str]:
@@ -107,7 +108,12 @@ def endings(comm: Communicator) -> Iterator[str]:
 def main() -> None:
     """Every law; the words of all ranks are gathered before anyone fails."""
     comm = MpiCommunicator(MPI.COMM_WORLD.Dup())
-    found = broken(comm, lengths=(0, 1, 5, 64, 1023, 100_003))
+    pieces = comm.channel(1)
+    pieces.piece_bytes = 4096  # parts of the longest buffer are added piece by piece
+    found = broken(pieces, lengths=(0, 1, 5, 64, 1023, 20_011), count=2)
+    for collective in collectives():
+        if allowed(collective, Float32(), comm.size):
+            found += exact_mean(comm, collective, Float32(), 300_007)
     for law in (messages, bounds, groups, endings):
         found += law(comm)
     everything = MPI.COMM_WORLD.gather(found)
