@@ -40,6 +40,7 @@ class LinkedCommunicator(MpiCommunicator):
         self.nic = Nic(network, report)
         family = self._family
         family.tag_limit //= 2  # the tags above are the numbers of contents
+        family.attend = self.nic.take_in
         family.progress.nap = lambda under_way: max(1e-6, _nap(under_way, THREAD_SECONDS, THREAD_SECONDS))
 
     @property
@@ -97,6 +98,10 @@ class LinkedCommunicator(MpiCommunicator):
         content = super().iallreduce(buffer, op)
         assert isinstance(content, MpiRequest)
         return LinkedReduce(self, content, buffer.nbytes, entered, self._comm.Iallreduce(MPI.IN_PLACE, entered, MPI.MAX))
+
+    def hosts(self) -> tuple[int, ...]:
+        """Every rank has a host of its own, on the network that is emulated."""
+        return tuple(range(self.size))
 
     def channel(self, k: int, counted: bool = True) -> Communicator:
         """Collective, in order. The same ranks with tags of their own; not on the link if not counted."""

@@ -72,6 +72,7 @@ class _Family:
         self.tag_limit = int(comm.Get_attr(MPI.TAG_UB) or 32767)
         self.tags = FAREWELL + 1  # the first free tag
         self.farewells: list[Any] = []
+        self.attend: Callable[[], None] = lambda: None  # at every poll: an emulated link takes in what has come
 
     def range(self) -> int:
         first, self.tags = self.tags, self.tags + TAGS
@@ -142,6 +143,7 @@ class MpiCommunicator(Communicator):
         """Poll once, and let everything go on that is followed; now and then a test in vain looks whether the run is to end."""
         self._family.progress.carry_on(besides=requests)
         try:
+            self._family.attend()
             if self._all(requests):
                 return True
             self._family.vain_tests += 1
@@ -230,6 +232,7 @@ class MpiCommunicator(Communicator):
         try:
             while not done():
                 family.progress.carry_on(besides=requests)
+                family.attend()
                 now = clock()
                 if now - started > SPIN_SECONDS and family.aborted():
                     raise Aborted(f"told to end while waiting: {self.beacon.operation}")
