@@ -51,7 +51,7 @@ def main() -> None:
         if left <= 0:
             say(kind="late", left=len(heats) - index)
             break
-        run(track, index, heat, left / (len(heats) - index), say)
+        run(track, index, heat, left * heat.weight / sum(later.weight for later in heats[index:]), say)
     if GLOO in peers:
         from torch import distributed
 
