@@ -27,10 +27,11 @@ class Hierarchical(Collective):
 
     def groups(self, comm: Communicator) -> tuple[tuple[int, ...], ...]:
         """Collective. The ranks of each host, or so many at a time; the first of each is its leader."""
-        if self.group is None:
-            hosts = comm.hosts()
-            return tuple(tuple(rank for rank, at in enumerate(hosts) if at == host) for host in dict.fromkeys(hosts))
-        return tuple(tuple(range(first, min(first + self.group, comm.size))) for first in range(0, comm.size, self.group))
+        of = comm.hosts() if self.group is None else [rank // self.group for rank in range(comm.size)]
+        members: dict[int, list[int]] = {}
+        for rank, group in enumerate(of):
+            members.setdefault(group, []).append(rank)
+        return tuple(map(tuple, members.values()))
 
     def steps(self, plan: Plan) -> Steps:
         """Up the tree of the group, around the ring of the leaders, down the tree."""
