@@ -169,7 +169,7 @@ def course(size: int, emulated: bool, quick: bool) -> Sequence[Heat]:
     if emulated:
         sizes = EMULATED_BYTES[1:2] if quick else EMULATED_BYTES
         halved = [entry for entry in table_of(size, "float16") if entry.collective in ("all-to-all", "ring")]
-        heats = [Heat(EMULATED_BYTES[-1], (Entry("ring"), *halved)), *(Heat(nbytes, everything) for nbytes in sizes)]
+        heats = [*(Heat(nbytes, everything) for nbytes in sizes), Heat(EMULATED_BYTES[-1], (Entry("ring"), *halved))]
     else:
         sizes = QUICK_BYTES if quick else BYTES
         heats = [Heat(nbytes, (*everything, *peers)) for nbytes in sizes]
