@@ -70,7 +70,7 @@ def test_it_says_what_this_machine_cannot_emulate(over: Over) -> None:
     with over(Network(latency=0.0, bandwidth=1e15)) as cluster:
         run = cluster.train(Job(model_options=WIDE, steps=100)).wait(60)
     words = [str(message) for message in run.events().query("kind == 'warning'")["message"]]
-    assert any("too little for a link of 1e+09 MB/s" in word for word in words)
+    assert any("not 2 times the 1e+09 MB/s of the link" in word for word in words)
     assert any("longer than they should" in word for word in words)
 
 

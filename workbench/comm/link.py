@@ -33,6 +33,8 @@ class LinkedCommunicator(MpiCommunicator):
     free. An all-reduce of the library takes a ring's time from when the last rank has entered, and takes the port for itself.
     """
 
+    simulated = "an emulated link"
+
     def __init__(
         self, comm: MPI.Intracomm, network: Network, aborted: Callable[[], bool] = lambda: False, report: Callable[[str], None] = lambda words: None
     ) -> None:
@@ -112,7 +114,7 @@ class LinkedCommunicator(MpiCommunicator):
         return aside
 
     def rehearse(self) -> str:
-        """Collective. Move messages as fast as this machine can, for some milliseconds: what to expect of the link, in words, if it is too fast.
+        """Collective. Move messages as fast as this machine can, for some milliseconds: words if that is too slow for the link, else "".
 
         WorkbenchError where the ranks are on several hosts, whose clocks differ.
         """
@@ -132,8 +134,8 @@ class LinkedCommunicator(MpiCommunicator):
         if rate > HEADROOM * network.bandwidth:
             return ""
         return (
-            f"this machine moves {rate / 1e6:.0f} MB/s for each of {self.size} ranks at once, too little for a link of "
-            f"{network.bandwidth / 1e6:g} MB/s: exchanges will take longer than on the network that is emulated"
+            f"this machine moves {rate / 1e6:.0f} MB/s for each of {self.size} ranks at once, which is not {HEADROOM:g} times the "
+            f"{network.bandwidth / 1e6:g} MB/s of the link: exchanges will take longer than on the network that is emulated"
         )
 
     def content_of(self, buffer: Array, source: int, number: int) -> MpiRequest:
