@@ -10,7 +10,7 @@ from random import Random
 
 import numpy as np
 
-from workbench.collectives import COLLECTIVES, CentralServer, Collective, Hierarchical, MultiRing, Torus2D
+from workbench.collectives import PORTABLE, CentralServer, Collective, Gloo, Hierarchical, MultiRing, Torus2D
 from workbench.comm.base import Communicator
 from workbench.wires import WIRES, Codec, Wire
 
@@ -26,8 +26,8 @@ VARIANTS: tuple[Collective, ...] = (
 
 
 def collectives() -> list[Collective]:
-    """Every collective of the table, as it is by default and otherwise."""
-    return [*(made() for made in COLLECTIVES.values()), *VARIANTS]
+    """Every collective that runs on any communicator, as it is by default and otherwise."""
+    return [*(made() for made in PORTABLE.values()), *VARIANTS]
 
 
 def codecs() -> list[Codec]:
@@ -134,7 +134,7 @@ def broken(comm: Communicator, lengths: tuple[int, ...] = LENGTHS, count: int = 
     """Every law for every collective and codec on this communicator, with `count` of the lengths: what is broken, in words."""
     return [
         words
-        for collective in collectives()
+        for collective in [*collectives(), *([] if comm.simulated else [Gloo()])]
         for wire in codecs()
         if allowed(collective, wire, comm.size)
         for length in sample(collective, wire, comm.size, count, lengths)

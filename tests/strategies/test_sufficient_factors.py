@@ -17,7 +17,7 @@ from tests.strategies.factored import hold_to_the_mean, learn, mlp, squares, way
 from tests.strategies.world import NETWORK, RATE
 from workbench.arena import Arena
 from workbench.cluster.virtual import VirtualCluster
-from workbench.collectives import COLLECTIVES, Ring
+from workbench.collectives import PORTABLE, Ring
 from workbench.comm.base import Communicator
 from workbench.comm.network import Device
 from workbench.comm.virtual import VirtualWorld
@@ -50,9 +50,9 @@ def test_the_mean_and_the_same_bits(choice: str, size: int) -> None:
         assert ways(everyone[0]) == expected[choice]
 
 
-@pytest.mark.parametrize("name", COLLECTIVES)
+@pytest.mark.parametrize("name", PORTABLE)
 def test_any_collective_takes_the_rest_and_float64_works(name: str) -> None:
-    if allowed(COLLECTIVES[name](), Float32(), 4):
+    if allowed(PORTABLE[name](), Float32(), 4):
         hold_to_the_mean(learn(SufficientFactors(collective=name), 4, dtype=torch.float64))
 
 

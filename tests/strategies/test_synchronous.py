@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from tests.strategies.world import NETWORK, RATE, gradient_of, play, start_of
-from workbench.collectives import COLLECTIVES
+from workbench.collectives import PORTABLE
 from workbench.strategies import Synchronous
 
 STEPS = 7
 
 
-@pytest.mark.parametrize("collective", COLLECTIVES)
+@pytest.mark.parametrize("collective", PORTABLE)
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 7])
 def test_averaged_gradients_are_one_large_batch(collective: str, size: int) -> None:
     trajectories, _ = play(Synchronous(collective=collective), size, STEPS, same_start=True)

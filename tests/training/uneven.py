@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from workbench.collectives import COLLECTIVES
+from workbench.collectives import PORTABLE
 from workbench.wires import WIRES
 
 
@@ -102,7 +102,7 @@ def breaking(input_shape: tuple[int, ...], classes: int) -> nn.Module:
 def exchanges(size: int) -> list[dict[str, Any]]:
     """Every bucket size, every collective that works on so many ranks, every wire; and a wire of several collectives of the library."""
     found: list[dict[str, Any]] = [{"bucket_bytes": limit} for limit in (1, 3000, 10**9)]
-    for name, made in COLLECTIVES.items():
+    for name, made in PORTABLE.items():
         with contextlib.suppress(ValueError):
             made().check(size)
             found.append({"bucket_bytes": 3000, "collective": name})

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from workbench import Device, Job, VirtualCluster
-from workbench.collectives import COLLECTIVES, CentralServer, Native, Ring
+from workbench.collectives import PORTABLE, CentralServer, Native, Ring
 from workbench.comm.base import Communicator
 from workbench.comm.network import Network
 from workbench.comm.virtual import VirtualWorld
@@ -19,7 +19,7 @@ from workbench.wires import WIRES, Compressor, PowerSGD, TopK
 
 NETWORK = Network(latency=1e-5, bandwidth=1e8)
 COMPRESSORS = [wire() for wire in WIRES.values() if issubclass(wire, Compressor)] + [TopK(density=0.3, correction=False), PowerSGD(rank=1)]
-PAIRS = [(collective(), wire) for collective in COLLECTIVES.values() for wire in COMPRESSORS if wire.only_with in ("", collective.__name__)]
+PAIRS = [(collective(), wire) for collective in PORTABLE.values() for wire in COMPRESSORS if wire.only_with in ("", collective.__name__)]
 LENGTHS = (0, 1, 2, 5, 64, 1003)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from workbench.collectives import COLLECTIVES, Collective, Ring
+from workbench.collectives import PORTABLE, Collective, Ring
 from workbench.comm.base import Communicator
 from workbench.comm.network import Network
 from workbench.comm.virtual import VirtualWorld
@@ -55,7 +55,7 @@ def gram_schmidt(p: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("size", [2, 4])
 def test_every_exchange_is_one_power_iteration_with_error_feedback(name: str, size: int) -> None:
     turns = 6
-    results, watched = exchanged(PowerSGD(rank=2), size, turns, COLLECTIVES[name]())
+    results, watched = exchanged(PowerSGD(rank=2), size, turns, PORTABLE[name]())
     compressed = [slice(10, 170), slice(179, 419)]  # where the 10 x 16 and the 6 x 40 lie
     qs = watched[0][0]
     errors = [[np.zeros((10, 16)), np.zeros((6, 40))] for _ in range(size)]

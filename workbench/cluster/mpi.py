@@ -21,6 +21,7 @@ from workbench.cluster.engines import Engines
 from workbench.cluster.facts import cluster_facts
 from workbench.cluster.naming import label_of
 from workbench.cluster.status import DETACHED, ClusterStatus, some_ranks
+from workbench.collectives.simulated import check_simulated
 from workbench.comm.network import Network
 from workbench.errors import ClusterBusy, ClusterGone
 from workbench.job import Job
@@ -173,6 +174,7 @@ class Cluster:
                 raise ClusterGone(f"{some_ranks(missing)} missing from the cluster {self.name!r}; start fresh ranks: cluster.restart()")
             if spoiled := answers.spoiled(answers.free(link)):
                 raise ClusterGone(f"no run can begin any more on the cluster {self.name!r}: {spoiled}; start fresh ranks: cluster.restart()")
+            check_simulated(job.strategy, "an emulated link" if self.network is not None else "")
             choices.check_hosts(self.network, (str(told["host"]) for told in self._engines.hello.values()))
             directory = os.getcwd()
             folder = create_run_folder(self.folder.absolute(), label_of(job))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, final
 from workbench.cluster.facts import cluster_facts
 from workbench.cluster.naming import label_of
 from workbench.cluster.status import ClusterStatus, RankStatus
+from workbench.collectives.simulated import check_simulated
 from workbench.comm.network import Device, Network
 from workbench.errors import ClusterBusy, ClusterGone
 from workbench.job import Job
@@ -129,6 +130,7 @@ class VirtualCluster:
             raise ValueError(f"train(job) takes a Job, got {type(job).__name__}; Job.load(path) reads one from a file")
         with self._lock:
             job.check(self.ranks)
+            check_simulated(job.strategy, "virtual ranks")
             if self._feed is not None and self._feed.finished() is None:
                 name = self._feed.folder.name
                 raise ClusterBusy(f"the run {name} is on (it is cluster.run); wait for it, run.wait(), or end it, run.stop(), before the next one")

@@ -3,6 +3,7 @@
 from workbench.collectives.all_to_all import AllToAll
 from workbench.collectives.base import Collective, Plan, Planned
 from workbench.collectives.central_server import CentralServer
+from workbench.collectives.gloo import Gloo
 from workbench.collectives.halving_doubling import HalvingDoubling
 from workbench.collectives.hierarchical import Hierarchical
 from workbench.collectives.multi_ring import MultiRing
@@ -21,13 +22,19 @@ COLLECTIVES: dict[str, type[Collective]] = {
     "tree": Tree,
     "multi-ring": MultiRing,
     "central-server": CentralServer,
+    "gloo": Gloo,
 }
+
+PORTABLE = {name: made for name, made in COLLECTIVES.items() if not made.real_only}
+"""Those that run on every communicator, also on virtual ranks and an emulated link."""
 
 __all__ = [
     "COLLECTIVES",
+    "PORTABLE",
     "AllToAll",
     "CentralServer",
     "Collective",
+    "Gloo",
     "HalvingDoubling",
     "Hierarchical",
     "MultiRing",

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
 from workbench.collectives.agreement import agree
+from workbench.collectives.planned import Planned as Planned
+from workbench.collectives.planned import Steps as Steps
+from workbench.collectives.simulated import check_simulated
 from workbench.comm.base import Array, Communicator, Request
 from workbench.comm.network import Network
 from workbench.comm.staging import Staged
@@ -17,9 +20,6 @@ from workbench.wires import WIRES, Codec, Compressor, Float32, Wire
 from workbench.wires.base import Coder, Shape
 from workbench.wires.numbers import Numbers, OnHost, numbers
 
-Steps = Iterator[tuple[Request, ...]]
-"""What an algorithm yields: the requests that must be complete before it goes on."""
-
 Part = int | tuple[int, int]
 """A chunk of the buffer, or the chunks from one to another (not included)."""
 
@@ -27,33 +27,6 @@ Span = tuple[int, int]
 """From one number of the buffer to another (not included)."""
 
 SEALED: Final = -1  # in place of a slot: the whole buffer as it travels once it is the mean
-
-
-class Planned(ABC):
-    """Exchanges of one segment for one run. Made once, on all ranks and in the same order."""
-
-    gathers_momentum = False
-    """Whether what an exchange leaves is momentum already, which an update must not gather again."""
-
-    length: int
-    """Numbers of the segment."""
-    itemsize: int
-    """Bytes of each."""
-    path: str
-    """How they reach MPI, in words."""
-
-    def __init__(self, comm: Communicator) -> None:
-        self.comm = comm
-
-    @abstractmethod
-    def steps(self) -> Steps:
-        """The exchange: posts messages and yields what must be complete before it goes on."""
-
-    def run(self) -> None:
-        """The exchange from beginning to end, waiting where it must."""
-        wait = self.comm.wait
-        for requests in self.steps():
-            wait(*requests)
 
 
 class Plan(Planned):
@@ -70,6 +43,7 @@ class Plan(Planned):
         self.collective, self.codec = collective, codec
         self.numbers: Numbers = numbers(segment, codec)
         self.length, self.itemsize, self.path = self.numbers.length, self.numbers.itemsize, self.numbers.path
+        agree(comm, self.length, self.itemsize, f"{collective} with {codec}")
         self.groups = collective.groups(comm)
         """The ranks that the algorithm lets act as one; empty: every rank is by itself."""
         self.parts = collective.parts(len(self.groups) or comm.size)
@@ -80,6 +54,8 @@ class Plan(Planned):
         self._slots: dict[int, Array] = {}
         self._coders: dict[tuple[Span, int], Coder] = {}
         self._cut: dict[Part, list[Span]] = {}
+        self.opened: Any = collective.opened(self) if comm.size > 1 and self.length else None
+        """What a library needs that carries the exchanges of this plan."""
 
     # what an algorithm says
 
@@ -204,6 +180,7 @@ class Compressed(Planned):
         super().__init__(comm)
         self.staged = Staged(segment)
         self.length, self.itemsize, self.path = self.staged.host.size, self.staged.host.itemsize, self.staged.path
+        agree(comm, self.length, self.itemsize, f"{collective} with {wire}")
         self.gathers_momentum = wire.gathers_momentum and comm.size > 1
         inner = comm.channel(0)
         self.exchanged = wire.compressed(comm, self.staged.host, shapes, lambda array: Plan(collective, inner, array, Float32()), momentum)
@@ -225,6 +202,9 @@ class Collective(Options, ABC):
 
     one_at_a_time: ClassVar[bool] = False
     """Whether an exchange begins only when the one before is over: a library's collectives have one order on all ranks."""
+
+    real_only: ClassVar[bool] = False
+    """Whether another library carries it over real links of its own, which nothing simulates."""
 
     @abstractmethod
     def steps(self, plan: Plan) -> Steps:
@@ -263,6 +243,9 @@ class Collective(Options, ABC):
         """Collective, once when a plan is made. The ranks that act as one, group by group; empty: every rank is by itself."""
         return ()
 
+    def opened(self, plan: Plan) -> Any:
+        """Collective, once when a plan is made: the `plan.opened` of an algorithm that leaves the exchange to another library."""
+
     def plan(
         self,
         comm: Communicator,
@@ -280,14 +263,11 @@ class Collective(Options, ABC):
         self.check(comm.size)
         chosen: Wire = entry(WIRES, "wire", wire)
         self.check_wire(chosen)
-        planned: Plan | Compressed
+        check_simulated(self, comm.simulated)
         if isinstance(chosen, Compressor):
-            planned = Compressed(self, comm, segment, chosen, shapes, momentum)
-        else:
-            assert isinstance(chosen, Codec)
-            planned = Plan(self, comm, segment, chosen)
-        agree(comm, planned.length, planned.itemsize, f"{self} with {chosen}")
-        return planned
+            return Compressed(self, comm, segment, chosen, shapes, momentum)
+        assert isinstance(chosen, Codec)
+        return Plan(self, comm, segment, chosen)
 
     def reduce(self, comm: Communicator, buffer: Any, wire: Wire | str = "float32") -> None:
         """Collective. Leave the mean of all ranks' `buffer` in `buffer`, shape (n,): plan and run at once."""

@@ -99,6 +99,9 @@ class Communicator(ABC):
     now: Callable[[], float]
     """Seconds on this rank's clock; for recorder and links, never for strategies."""
 
+    simulated: str = ""
+    """What takes the place of real links, in words; empty where there is nothing but these."""
+
     piece_bytes: int | None = None
     """Of a large message whose numbers are added up when they arrive: pieces of this size stay in the cache. None: as a whole."""
 
@@ -164,6 +167,9 @@ class Communicator(ABC):
 
     def compute(self, seconds: float) -> None:  # noqa: B027 (real ranks compute for real)
         """Charge `seconds` of work to a virtual clock; nothing on real ranks."""
+
+    def carried(self, nbytes: int) -> None:  # noqa: B027 (simulated ranks carry everything themselves)
+        """Count an all-reduce of `nbytes` that another library carries, like one of MPI."""
 
     def farewell(self, reason: str) -> None:  # noqa: B027 (a world of one has nobody to tell)
         """Tell the others that this rank has failed, so that they raise `PeerLost` instead of waiting for it."""

@@ -136,8 +136,12 @@ class MpiCommunicator(Communicator):
     def iallreduce(self, buffer: Array, op: Op = "sum") -> Request:
         """Collective. Start the library's all-reduce, in place."""
         checked(buffer)
-        count_allreduce(self.traffic, self.size, self._members[(self.rank + 1) % self.size], buffer.nbytes)
+        self.carried(buffer.nbytes)
         return MpiRequest(self, self._comm.Iallreduce(MPI.IN_PLACE, buffer, OPS[op]), "all-reduce with", ANY, buffer, None)
+
+    def carried(self, nbytes: int) -> None:
+        """Count what a library says nothing about."""
+        count_allreduce(self.traffic, self.size, self._members[(self.rank + 1) % self.size], nbytes)
 
     def test(self, *requests: Request) -> bool:
         """Poll once, and let everything go on that is followed; now and then a test in vain looks whether the run is to end."""

@@ -82,6 +82,8 @@ class VirtualWorld:
 class VirtualCommunicator(Communicator):
     """The communicator of one virtual rank; made by `VirtualWorld.run`."""
 
+    simulated = "virtual ranks"
+
     def __init__(self, group: Group, position: int, traffic: Traffic, counted: bool = True) -> None:
         self._group, self._counted = group, counted
         self._node = node = group.nodes[position]
