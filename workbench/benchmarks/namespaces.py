@@ -24,12 +24,15 @@ PROBE: Final = "ip link add veth0 type veth peer name veth1 && tc qdisc add dev 
 SWITCH: Final = """
 set -e
 mount -t tmpfs tmpfs /run
+cp /etc/hosts /run/hosts
+mount --bind /run/hosts /etc/hosts  # hosts find each other by name; the machine's own file stays as it is
 ip netns add sw
 ip -n sw link add br0 type bridge forward_delay 0
 ip -n sw link set br0 up
 """
 
 HOST: Final = """
+echo {subnet}{host} h{host} >> /etc/hosts
 ip netns add h{host}
 ip link add veth0 netns h{host} type veth peer name p{host} netns sw
 ip -n h{host} link set lo up
