@@ -12,7 +12,7 @@ import numpy as np
 
 from workbench.collectives import PORTABLE, CentralServer, Collective, Gloo, Hierarchical, MultiRing, Torus2D
 from workbench.comm.base import Communicator
-from workbench.wires import WIRES, Codec, Wire
+from workbench.wires import WIRES, Codec, Float32, Wire
 
 LENGTHS = (0, 1, 2, 3, 5, 8, 13, 64, 1000, 1023, 4099)
 
@@ -128,6 +128,11 @@ def allowed(collective: Collective, wire: Wire, size: int) -> bool:
             raise
         return False
     return True
+
+
+def on_real_ranks(size: int) -> list[Collective]:
+    """Every collective that runs on so many real ranks, as it is by default."""
+    return [each for each in [*(made() for made in PORTABLE.values()), Gloo()] if allowed(each, Float32(), size)]
 
 
 def broken(comm: Communicator, lengths: tuple[int, ...] = LENGTHS, count: int = len(LENGTHS)) -> list[str]:

@@ -1,4 +1,4 @@
-"""What each rank of `test_faults` runs: `mpiexec -n 3 python -m tests.mpi.faults [died]`."""
+"""What each rank of `test_faults` runs: `mpiexec -n 3 python -m tests.mpi.faults [collective]`."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from mpi4py import MPI
 
-from tests.laws import allowed, collectives
-from workbench.collectives import Collective, Gloo, Native, Ring
+from tests.laws import on_real_ranks
+from workbench.collectives import Collective, Native, Ring
 from workbench.comm.mpi import MpiCommunicator
 from workbench.errors import PeerLost, WorkbenchError
-from workbench.wires import Float16, Float32
+from workbench.wires import Float16
 
 ENOUGH = 30.0
 """Seconds in which nothing that has failed may still be waited for."""
@@ -24,7 +24,7 @@ LAST = MPI.COMM_WORLD.size - 1
 
 
 def chosen() -> list[Collective]:
-    return [each for each in [*collectives(), Gloo()] if allowed(each, Float32(), LAST + 1)]
+    return on_real_ranks(LAST + 1)
 
 
 def fresh() -> MpiCommunicator:
@@ -104,9 +104,9 @@ def died(collective: Collective) -> None:
 
 
 def main() -> None:
-    """One collective that a rank dies in, by its position; else every law for all of them, and the words of all ranks."""
+    """One collective that a rank dies in, by what it is called; else every law for all of them, and the words of all ranks."""
     if len(sys.argv) > 1:
-        died(chosen()[int(sys.argv[1])])
+        died(next(each for each in chosen() if str(each) == sys.argv[1]))
     found = [words for collective in chosen() for law in (late, unlike, raised) for words in law(collective)]
     everything = MPI.COMM_WORLD.gather(found)
     if everything is not None:

@@ -14,10 +14,10 @@ from workbench.channel.launch import find_mpi
 pytestmark = pytest.mark.mpi
 
 
-def mpiexec(ranks: int, module: str) -> subprocess.CompletedProcess[str]:
+def mpiexec(ranks: int, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a module of the tests on so many real ranks."""
     mpi = find_mpi()
-    command = [mpi.mpiexec, "-n", str(ranks), *mpi.arguments(), sys.executable, "-m", module]
+    command = [mpi.mpiexec, "-n", str(ranks), *mpi.arguments(), sys.executable, "-m", module, *arguments]
     # ranks are started with a path that leaves the working directory out
     environment = os.environ | mpi.environment(ranks) | {"PYTHONPATH": str(Path(__file__).parents[2])}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)

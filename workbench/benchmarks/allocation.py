@@ -22,7 +22,7 @@ from mpi4py import MPI
 
 from workbench.benchmarks.figures import Figure, tell
 from workbench.benchmarks.heats import layer, table_of
-from workbench.collectives import COLLECTIVES, Planned
+from workbench.collectives import PORTABLE, Planned
 from workbench.comm.mpi import MpiCommunicator
 from workbench.errors import WorkbenchError
 from workbench.wires import WIRES, Codec
@@ -39,7 +39,7 @@ def main() -> None:
     world = MPI.COMM_WORLD
     comm = MpiCommunicator(world.Dup())
     figures = []
-    for name in COLLECTIVES:
+    for name in PORTABLE:
         found = {wire: allocated(comm, name, wire) for wire in WIRES if not _left_out(name, wire, world.size)}
         told = {wire: pair for wire, pair in found.items() if pair is not None}
         if told and name != "native":
@@ -61,7 +61,7 @@ def allocated(comm: MpiCommunicator, collective: str, wire: str) -> tuple[int, i
     plans = []
     for numbers in (LARGE, SMALL):
         try:
-            plans.append(COLLECTIVES[collective]().plan(comm, np.ones(numbers, np.float32), WIRES[wire](), [layer(numbers)]))
+            plans.append(PORTABLE[collective]().plan(comm, np.ones(numbers, np.float32), WIRES[wire](), [layer(numbers)]))
         except (ValueError, WorkbenchError, ImportError):
             return None
     large, small = plans
