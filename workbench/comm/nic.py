@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import threading
 import time
 from collections.abc import Callable
@@ -30,6 +31,8 @@ class Nic:
         self.tx_free = self.rx_free = 0.0
         self.expected: list[LinkedReceive] = []
         """Receives, in the order in which they were posted, whose header has not come yet."""
+        self.arriving: list[tuple[float, int, LinkedReceive]] = []
+        """Announced messages by when their first byte comes: a heap."""
         self.found: dict[int, list[Array]] = {}
         """Tag -> headers that `iprobe` has found and no receive has taken yet."""
         self.number = 0
@@ -60,6 +63,13 @@ class Nic:
                 for index in come:
                     self.expected[index].announced()
                 self.expected = [receive for receive in self.expected if receive.content is None]
+
+    def settle(self, now: float) -> None:
+        """Take in what has begun to arrive, in the order in which it did: whoever began earlier has been announced by now."""
+        with self.lock:
+            while self.arriving and self.arriving[0][0] <= now:
+                receive = heapq.heappop(self.arriving)[2]
+                receive.due = self.rx_free = self.arrival(receive.header[0], receive.header[1])
 
     def note(self, late: float, seconds: float) -> None:
         """A message that was waited for, and should take `seconds`, has come `late` seconds late."""
@@ -92,22 +102,27 @@ class LinkedRequest:
 
     @property
     def wakes(self) -> float | None:
-        """When its time comes; None while it has not moved, for which it must be polled."""
+        """When its time comes, or is known; None while it has not moved, for which it must be polled."""
         return self.due if self.content is not None and self.content.done else None
 
     def moved(self) -> bool:
         """Whether the library is done with it."""
         return self.content is not None and self.content.test()
 
+    def due_by(self, now: float) -> bool:
+        """Whether its time has come."""
+        return self.due is not None and self.due <= now
+
     def test(self) -> bool:
         """Whether it is complete."""
         if self.done:
             return True
-        if not self.moved() or self.due is None:
+        if not self.moved():
             return False
         now = time.perf_counter()
-        if now < self.due:
+        if not self.due_by(now):
             return False
+        assert self.due is not None
         self.done = True
         beacon = self.owner.beacon
         if self.seconds and beacon.waiting:
@@ -134,25 +149,38 @@ class LinkedSend(LinkedRequest):
 class LinkedReceive(LinkedRequest):
     """A message of which first the header is received, (arrival, bytes, number, source), and then under its number the content."""
 
-    __slots__ = ("buffer", "handle", "header", "peer")
+    __slots__ = ("begins", "buffer", "handle", "header", "peer")
 
     def __init__(self, owner: LinkedCommunicator, buffer: Array, peer: int, header: Array, handle: MPI.Request) -> None:
         super().__init__(owner, None, None)
         self.buffer, self.peer, self.header, self.handle = buffer, peer, header, handle
+        self.begins = 0.0
 
     def __str__(self) -> str:
         return f"message from {'all' if self.peer == ANY else self.peer}"
 
     def announced(self) -> None:
-        """The header has come: reserve the port, and receive the content. The caller holds the lock."""
+        """The header has come: queue for the port, and receive the content. The caller holds the lock."""
         owner, nic = self.owner, self.owner.nic
         arrival, nbytes, number, source = self.header
         if int(source) == owner.myself:
             self.due = arrival
         else:
-            self.due = nic.rx_free = nic.arrival(arrival, nbytes)
+            self.begins = arrival - nbytes / nic.network.bandwidth
+            heapq.heappush(nic.arriving, (self.begins, id(self), self))
             self.seconds = nic.network.seconds(nbytes)
         self.content = owner.content_of(self.buffer, int(source), int(number))
+
+    @property
+    def wakes(self) -> float | None:
+        """When it begins to arrive; from then on, when it is there."""
+        return self.begins if self.due is None and self.content is not None and self.content.done else super().wakes
+
+    def due_by(self, now: float) -> bool:
+        """Whether it is there; only once it begins to arrive it is known when that will be."""
+        if self.due is None and self.begins <= now:
+            self.owner.nic.settle(now)
+        return super().due_by(now)
 
     def moved(self) -> bool:
         """Whether header and content have come."""
