@@ -10,7 +10,7 @@ import torch
 from mpi4py import MPI
 
 from tests.laws import allowed, inputs
-from workbench.collectives import COLLECTIVES, Collective
+from workbench.collectives import PORTABLE, Collective
 from workbench.comm.base import Communicator
 from workbench.comm.mpi import MpiCommunicator
 from workbench.wires import WIRES, Codec, kernels
@@ -41,7 +41,7 @@ def main() -> None:
     """The law for every collective, codec and some lengths; the words of all ranks are gathered before anyone fails."""
     comm = MpiCommunicator(MPI.COMM_WORLD.Dup())
     found: list[str] = []
-    for collective in (made() for made in COLLECTIVES.values()):
+    for collective in (made() for made in PORTABLE.values()):
         for codec in (made() for made in WIRES.values()):
             if isinstance(codec, Codec) and allowed(collective, codec, comm.size):
                 for length in (0, 1, 257, 4099, 1_000_003):

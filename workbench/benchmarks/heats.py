@@ -10,7 +10,7 @@ from typing import Any, Final, final
 
 import numpy as np
 
-from workbench.collectives import COLLECTIVES
+from workbench.collectives import PORTABLE
 from workbench.comm.base import Array, Communicator
 from workbench.comm.network import Network
 from workbench.errors import WorkbenchError
@@ -54,12 +54,12 @@ class Heat:
 
 def table_of(size: int, wire: str) -> tuple[Entry, ...]:
     """Every collective of the table that says it goes with this wire on `size` ranks."""
-    return tuple(Entry(name, wire) for name in COLLECTIVES if not refused(Entry(name, wire), size))
+    return tuple(Entry(name, wire) for name in PORTABLE if not refused(Entry(name, wire), size))
 
 
 def refused(entry: Entry, size: int) -> str:
     """Why a collective and a wire of the tables do not go together on `size` ranks; empty where they do."""
-    collective = COLLECTIVES[entry.collective]()
+    collective = PORTABLE[entry.collective]()
     try:
         collective.check(size)
         collective.check_wire(WIRES[entry.wire]())
@@ -118,7 +118,7 @@ class Track:
             if entry.collective in PEERS:
                 run = self.peers[entry.collective](buffer)
             else:
-                run = COLLECTIVES[entry.collective]().plan(self.comm, buffer, WIRES[entry.wire](), [layer(buffer.size)]).run
+                run = PORTABLE[entry.collective]().plan(self.comm, buffer, WIRES[entry.wire](), [layer(buffer.size)]).run
         except (ValueError, WorkbenchError, ImportError) as error:
             why = f"{type(error).__name__}: {error}"
         failed = np.array([run is None], np.int64)
@@ -148,7 +148,7 @@ class Track:
     def _predicted(self, entry: Entry, nbytes: int) -> float | None:
         if entry.collective in PEERS:
             return None
-        return WIRES[entry.wire]().seconds(nbytes // 4, self.comm.size, self.network, COLLECTIVES[entry.collective](), [layer(nbytes // 4)])
+        return WIRES[entry.wire]().seconds(nbytes // 4, self.comm.size, self.network, PORTABLE[entry.collective](), [layer(nbytes // 4)])
 
 
 def layer(numbers: int) -> tuple[int, int]:
