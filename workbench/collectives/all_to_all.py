@@ -24,12 +24,14 @@ class AllToAll(Collective):
         """Part r of everyone to rank r, which adds them up; its mean to everyone."""
         rank, size = plan.comm.rank, plan.comm.size
         others = [(rank + step) % size for step in range(1, size)]  # each rank begins with another one
+        arriving = {other: plan.receive(rank, other, slot=other) for other in reversed(others)}
+        leaving = [plan.send(other, other) for other in others]
         plan.set_aside(rank, slot=rank)
-        arriving = [plan.receive(rank, other, slot=other) for other in others]
-        yield (*arriving, *(plan.send(other, other) for other in others))
-        plan.replace(rank, slot=0)
-        for other in range(1, size):
-            plan.add(rank, slot=other)
+        for other in range(size):  # what is there is added while the next one arrives
+            if other != rank:
+                yield (arriving[other],)
+            plan.add(rank, slot=other) if other else plan.replace(rank, slot=other)
+        yield tuple(leaving)
         plan.seal(rank)
         yield from direct_all_gather(plan, range(size))
 

@@ -54,6 +54,7 @@ class Plan(Planned):
         self._slots: dict[int, Array] = {}
         self._coders: dict[tuple[Span, int], Coder] = {}
         self._cut: dict[Part, list[Span]] = {}
+        self._opened: set[int] = set()
         self.opened: Any = collective.opened(self) if comm.size > 1 and self.length else None
         """What a library needs that carries the exchanges of this plan."""
 
@@ -126,6 +127,11 @@ class Plan(Planned):
         """Receive a sealed part into its place."""
         return self.comm.irecv(self._coder(self._span(part), SEALED).message, source, tag)
 
+    def open(self, chunk: int) -> None:
+        """Read a chunk that was taken, while others are on their way. What is not opened by an algorithm is at its end."""
+        self._coder(self._span(chunk), SEALED).decode()
+        self._opened.add(chunk)
+
     # what drives it
 
     def steps(self) -> Steps:
@@ -133,7 +139,11 @@ class Plan(Planned):
         if self.comm.size > 1 and self.length:
             yield self.numbers.fetching()
             yield from self.collective.steps(self)
-            self._coder((0, self.length), SEALED).decode()  # the owner too keeps what it has sent
+            # the owner too keeps what it has sent
+            left = [self._span(part) for part in range(self.parts) if part not in self._opened] if self._opened else [(0, self.length)]
+            for span in left:
+                self._coder(span, SEALED).decode()
+            self._opened.clear()
             yield self.numbers.storing()
 
     def _seal(self, span: Span) -> None:

@@ -70,6 +70,10 @@ def _meetings(ranks: Sequence[int], rank: int) -> Iterator[tuple[int, bool]]:
 def direct_all_gather(plan: Plan, owners: Sequence[int]) -> Steps:
     """The rank `owners[i]` sends the mean of its part i straight to all, beginning with the rank after itself: no rank gets two at once."""
     rank, size = plan.comm.rank, plan.comm.size
-    taking = [plan.take(part, owner) for part, owner in enumerate(owners) if owner != rank]
-    sending = [plan.share(owners.index(rank), (rank + step) % size) for step in range(1, size)] if rank in owners else []
-    yield (*taking, *sending)
+    nearest = sorted((owner for owner in owners if owner != rank), key=lambda owner: (rank - owner) % size)  # whose part comes first
+    taking = [(owners.index(owner), plan.take(owners.index(owner), owner)) for owner in nearest]
+    leaving = [plan.share(owners.index(rank), (rank + step) % size) for step in range(1, size)] if rank in owners else []
+    for part, arriving in taking:
+        yield (arriving,)
+        plan.open(part)
+    yield tuple(leaving)
