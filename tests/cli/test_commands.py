@@ -106,7 +106,8 @@ def test_options_are_those_of_the_tables() -> None:
     one = workbench("options", "gossip").stdout
     assert "local steps between two pulls" in one
     assert "collective" not in one
-    assert re.findall(r"^(\S+)  ", workbench("options", "wires").stdout, flags=re.M) == list(WIRES)
+    shown = re.findall(r"^(\S+)  [A-Z]", workbench("options", "wires").stdout, flags=re.M)
+    assert [name for name in shown if name in WIRES] == list(WIRES)
 
 
 def test_list_without_a_cluster(tmp_path: Path) -> None:

@@ -56,5 +56,8 @@ class AsItIs:
         np.add(self.numbers, self.message, out=self.numbers)
 
     def divide(self, divisor: int) -> None:
-        """One pass."""
-        np.divide(self.numbers, divisor, out=self.numbers)
+        """One pass; by a power of two as a product, which is as exact and several times as fast."""
+        if divisor & (divisor - 1):
+            np.divide(self.numbers, divisor, out=self.numbers)
+        else:
+            np.multiply(self.numbers, 1 / divisor, out=self.numbers)
