@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from workbench.cluster.virtual import VirtualCluster
-from workbench.collectives import Gloo
+from workbench.collectives import NCCL, Gloo
 from workbench.comm.base import Communicator
 from workbench.comm.virtual import VirtualWorld
 from workbench.job import Job
@@ -35,3 +35,13 @@ def test_a_virtual_cluster_refuses_the_job_before_anything_starts(strategy: Sync
 def test_only_plain_numbers_are_summed() -> None:
     with pytest.raises(ValueError, match="float32 only"):
         Gloo().check_wire(Int8())
+
+
+def test_nccl_asks_for_a_gpu_per_rank() -> None:
+    from tests.mpi.test_laws import mpiexec
+
+    done = mpiexec(2, "tests.collectives.without_gpus")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("NCCL() needs one GPU per rank") == 2
+    with pytest.raises(ValueError, match="float32 only"):
+        NCCL().check_wire(Int8())

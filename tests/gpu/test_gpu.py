@@ -97,3 +97,12 @@ def test_the_binding_is_in_the_environment_before_torch_loads() -> None:
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout.split()
     assert told[1:] == ["1", "cuda:0"] or told[1:] == ["1", "cuda"]
+
+
+def test_nccl_makes_the_mean_or_says_who_shares_a_gpu() -> None:
+    mpi = find_mpi()
+    command = [mpi.mpiexec, "-n", "2", *mpi.arguments(), sys.executable, "-m", "tests.gpu.nccl"]
+    environment = os.environ | mpi.environment(2) | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    expected = "the mean" if torch.cuda.device_count() > 1 else "ranks 0 and 1 share one"
+    assert done.stdout.count(expected) == 2, done.stdout + done.stderr

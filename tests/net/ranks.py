@@ -52,7 +52,7 @@ def unless(kept: bool, words: str) -> Iterator[str]:
 
 def pairs() -> Iterator[tuple[Collective, Wire]]:
     """Every collective with the plain wire, and every other wire with the ring."""
-    yield from ((collective(), Float32()) for collective in COLLECTIVES.values())
+    yield from ((collective(), Float32()) for collective in COLLECTIVES.values() if not collective.on_device)
     yield from ((Ring(), wire()) for wire in WIRES.values() if wire is not Float32)
 
 

@@ -8,6 +8,7 @@ from workbench.collectives.halving_doubling import HalvingDoubling
 from workbench.collectives.hierarchical import Hierarchical
 from workbench.collectives.multi_ring import MultiRing
 from workbench.collectives.native import Native
+from workbench.collectives.nccl import NCCL
 from workbench.collectives.ring import Ring
 from workbench.collectives.torus import Torus2D
 from workbench.collectives.tree import Tree
@@ -23,6 +24,7 @@ COLLECTIVES: dict[str, type[Collective]] = {
     "multi-ring": MultiRing,
     "central-server": CentralServer,
     "gloo": Gloo,
+    "nccl": NCCL,
 }
 
 PORTABLE = {name: made for name, made in COLLECTIVES.items() if not made.real_only}
@@ -30,6 +32,7 @@ PORTABLE = {name: made for name, made in COLLECTIVES.items() if not made.real_on
 
 __all__ = [
     "COLLECTIVES",
+    "NCCL",
     "PORTABLE",
     "AllToAll",
     "CentralServer",

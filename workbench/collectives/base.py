@@ -18,7 +18,7 @@ from workbench.comm.staging import Staged
 from workbench.options import Options, entry
 from workbench.wires import WIRES, Codec, Compressor, Float32, Wire
 from workbench.wires.base import Coder, Shape
-from workbench.wires.numbers import Numbers, OnHost, numbers
+from workbench.wires.numbers import Numbers, OnHost, Resident, numbers
 
 Part = int | tuple[int, int]
 """A chunk of the buffer, or the chunks from one to another (not included)."""
@@ -41,7 +41,7 @@ class Plan(Planned):
     def __init__(self, collective: Collective, comm: Communicator, segment: Any, codec: Codec) -> None:
         super().__init__(comm)
         self.collective, self.codec = collective, codec
-        self.numbers: Numbers = numbers(segment, codec)
+        self.numbers: Numbers = Resident(segment, str(collective)) if collective.on_device else numbers(segment, codec)
         self.length, self.itemsize, self.path = self.numbers.length, self.numbers.itemsize, self.numbers.path
         agree(comm, self.length, self.itemsize, f"{collective} with {codec}")
         self.groups = collective.groups(comm)
@@ -215,6 +215,9 @@ class Collective(Options, ABC):
 
     real_only: ClassVar[bool] = False
     """Whether another library carries it over real links of its own, which nothing simulates."""
+
+    on_device: ClassVar[bool] = False
+    """Whether a library sums the numbers where they are, in a GPU's memory."""
 
     @abstractmethod
     def steps(self, plan: Plan) -> Steps:

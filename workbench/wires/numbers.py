@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Protocol, final
 
 import numpy as np
@@ -56,6 +57,63 @@ class OnHost:
     def aside(self, length: int) -> Array:
         """New memory."""
         return np.zeros(length, self.host.dtype if self.codec.exact else np.uint8)
+
+
+@final
+class Resident:
+    """Numbers that stay in a GPU's memory, for a library that sums them there: nothing is coded."""
+
+    path = "in the device's memory"
+
+    def __init__(self, segment: Any, whose: str) -> None:
+        device = getattr(segment, "device", None)
+        if getattr(device, "type", "cpu") != "cuda":
+            raise ValueError(
+                f"{whose} needs one GPU per rank, and the numbers of this one are on {device or 'the host'}; "
+                "start the cluster where each rank has a GPU, or take a collective like Native() or Ring()"
+            )
+        self.tensor = segment
+        self.length, self.itemsize = segment.numel(), segment.element_size()
+
+    def coder(self, low: int, high: int, message: Array) -> Coder:
+        """Its messages are the library's."""
+        return Uncoded(message)
+
+    def sealed(self) -> Array:
+        """None."""
+        return np.zeros(0, np.uint8)
+
+    def aside(self, length: int) -> Array:
+        """None."""
+        return np.zeros(0, np.uint8)
+
+    def fetching(self) -> tuple[Request, ...]:
+        """They are there."""
+        return ()
+
+    def storing(self) -> tuple[Request, ...]:
+        """They are there."""
+        return ()
+
+
+@final
+@dataclass
+class Uncoded:
+    """Numbers that no codec writes."""
+
+    message: Array
+
+    def encode(self) -> None:
+        """Nothing to do."""
+
+    def decode(self) -> None:
+        """Nothing to do."""
+
+    def add(self) -> None:
+        """Nothing to do."""
+
+    def divide(self, divisor: int) -> None:
+        """Nothing to do."""
 
 
 def numbers(segment: Any, codec: Codec) -> Numbers:
