@@ -43,7 +43,9 @@ def facts(status: Any) -> str:
     devices = Counter(str(row.get("device", "")) for row in rows if row.get("device"))
     shared = [f"{device}: {ranks} ranks" if ranks > 1 else device for device, ranks in devices.items()]
     line = ", ".join(shared[:4]) + (f" and {len(shared) - 4} more" if len(shared) > 4 else "")
-    head = " · ".join(filter(None, [line, str(getattr(status, "mpi", "") or "")]))
+    network = getattr(status, "network", None)
+    link = f"emulated link of {network.words}" if network is not None else ""
+    head = " · ".join(filter(None, [line, str(getattr(status, "mpi", "") or ""), link]))
     if not rows:
         return html.escape(head)
     return f"<details><summary>{html.escape(head or 'ranks')}</summary>{words.table(rows)}</details>"
