@@ -6,19 +6,18 @@ import socket
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
-from workbench.collectives.base import Collective, Plan, Steps
-from workbench.comm.network import Network
+from workbench.collectives.base import Plan, Steps
+from workbench.collectives.library import Library
 
 
 @final
 @dataclass(frozen=True)
-class Gloo(Collective):
+class Gloo(Library):
     """Leave the sum to Gloo, what PyTorch's DistributedDataParallel uses on CPUs (Li et al., 2020), over TCP; then divide.
 
     A reference: it runs over connections of its own, which an emulated link or virtual ranks do not slow down.
     """
 
-    any_codec: ClassVar[bool] = False
     real_only: ClassVar[bool] = True
 
     def opened(self, plan: Plan) -> Any:
@@ -51,19 +50,3 @@ class Gloo(Collective):
             group.close()
             raise
         plan.seal(0)
-
-    def bytes_sent(self, nbytes: int, size: int) -> int:
-        """As much as the ring: what the traffic counters take it for."""
-        return size * (2 * (size - 1) * nbytes // size)
-
-    def roundings(self, size: int) -> int:
-        """None that a wire would make."""
-        return 0
-
-    def seconds(self, nbytes: int, size: int, network: Network) -> float:
-        """The cost of the ring, which is Gloo's algorithm for large buffers."""
-        return 2 * (size - 1) * network.seconds(nbytes / size)
-
-    def parts(self, size: int) -> int:
-        """One: the library cuts as it likes."""
-        return 1

@@ -9,9 +9,9 @@ from typing import Any, ClassVar, Final, final
 
 import numpy as np
 
-from workbench.collectives.base import Collective, Plan, Steps
+from workbench.collectives.base import Plan, Steps
+from workbench.collectives.library import Library
 from workbench.comm.base import Communicator
-from workbench.comm.network import Network
 from workbench.comm.staging import Recorded
 from workbench.wires.numbers import Resident
 
@@ -21,14 +21,13 @@ IDENTITY_BYTES: Final = 128
 
 @final
 @dataclass(frozen=True)
-class NCCL(Collective):
+class NCCL(Library):
     """Leave the sum to NCCL, from GPU to GPU, never through the host; then divide (`nccl32` of Theano-MPI: Ma, Mao and Taylor, 2016).
 
     One GPU per rank. It is PyTorch's own NCCL, without a process group: the identity of the group travels by the
     communicator, and NCCL makes its connections by itself.
     """
 
-    any_codec: ClassVar[bool] = False
     real_only: ClassVar[bool] = True
     one_at_a_time: ClassVar[bool] = True
     on_device: ClassVar[bool] = True
@@ -68,22 +67,6 @@ class NCCL(Collective):
             nccl.all_reduce([tensor], streams=[stream], comms=[group])
             tensor.div_(plan.comm.size)
         yield (Recorded(stream),)
-
-    def bytes_sent(self, nbytes: int, size: int) -> int:
-        """As much as the ring: what the traffic counters take it for."""
-        return size * (2 * (size - 1) * nbytes // size)
-
-    def roundings(self, size: int) -> int:
-        """None that a wire would make."""
-        return 0
-
-    def seconds(self, nbytes: int, size: int, network: Network) -> float:
-        """The cost of the ring, which is NCCL's algorithm for large buffers."""
-        return 2 * (size - 1) * network.seconds(nbytes / size)
-
-    def parts(self, size: int) -> int:
-        """One: the library cuts as it likes."""
-        return 1
 
 
 def _library() -> Any:

@@ -30,4 +30,4 @@ class Ring(Collective):
 
     def seconds(self, nbytes: int, size: int, network: Network) -> float:
         """2(P-1) messages of 1/P of the buffer, one after the other (Patarasuk and Yuan, 2009)."""
-        return 2 * (size - 1) * network.seconds(nbytes / size)
+        return network.ring_seconds(nbytes, size)

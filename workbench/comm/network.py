@@ -31,6 +31,10 @@ class Network(Options):
         """Time of one message."""
         return self.latency + nbytes / self.bandwidth
 
+    def ring_seconds(self, nbytes: float, size: int) -> float:
+        """Time of an all-reduce around a ring: 2(P-1) messages of 1/P of the buffer, one after the other."""
+        return 2 * (size - 1) * self.seconds(nbytes / size)
+
     @classmethod
     def of(cls, given: Network | str) -> Network:
         """A network, or the preset of that name: 100M, 1G, 10G."""

@@ -54,7 +54,7 @@ class Nic:
         with self.lock:
             begin = max(latest, self.tx_free, self.rx_free)
             self.tx_free = self.rx_free = begin + 2 * (size - 1) / size * nbytes / self.network.bandwidth
-            return begin + 2 * (size - 1) * self.network.seconds(nbytes / size)
+            return begin + self.network.ring_seconds(nbytes, size)
 
     def take_in(self) -> None:
         """See which headers have come, and have the contents follow: of all receives, since a peer may wait to get rid of any."""
@@ -206,5 +206,5 @@ class LinkedReduce(LinkedRequest):
         if self.due is None:
             nic, size = self.owner.nic, self.owner.size
             self.due = nic.meet(float(self.entered[0]), self.nbytes, size)
-            self.seconds = 2 * (size - 1) * nic.network.seconds(self.nbytes / size)
+            self.seconds = nic.network.ring_seconds(self.nbytes, size)
         return True

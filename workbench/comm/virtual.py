@@ -152,7 +152,7 @@ class VirtualCommunicator(Communicator):
         if len(meeting.entered) == self.size:
             entries = [meeting.entered[rank] for rank in range(self.size)]
             combine([each.given for each in entries], op)
-            seconds = 2 * (self.size - 1) * self._network.seconds(buffer.nbytes / self.size)
+            seconds = self._network.ring_seconds(buffer.nbytes, self.size)
             conclude(entries, seconds if self._counted else 0.0)
         return entry
 
