@@ -22,7 +22,11 @@ class Hierarchical(Collective):
     """
 
     group: int | None = option(
-        None, minimum=1, unit="ranks", help="so many consecutive ranks act as one (the last may be fewer); None: those of a host"
+        None,
+        minimum=1,
+        unit="ranks",
+        help="so many consecutive ranks act as one (the last may be fewer); "
+        "None: those of a host (virtual and emulated ranks have one each: choose a number)",
     )
 
     def groups(self, comm: Communicator) -> tuple[tuple[int, ...], ...]:
@@ -52,11 +56,17 @@ class Hierarchical(Collective):
     def seconds(self, nbytes: int, size: int, network: Network) -> float:
         """The tree of a group up and down, and the ring of the leaders. By host: as on virtual ranks, which have a host each.
 
-        All links are alike here. A last group of fewer levels than the others can cost up to one chunk more: its leader is ready
-        early, and what it sends to the first one gets in the way of that one's own group.
+        All links are alike here. The leader of a last group with fewer levels is ready early, and its first chunk shares the port of the
+        first leader with that one's own group. That costs the time of the chunk, unless this leader sits out a later level, less a
+        latency for each later level. Where the two begin at the same instant, the formula lets the chunk go first.
         """
         leaders, largest = self._shape(size)
-        return 2 * levels(largest) * network.seconds(nbytes) + 2 * (leaders - 1) * network.seconds(nbytes / leaders)
+        tree, ring = 2 * levels(largest) * network.seconds(nbytes), 2 * (leaders - 1) * network.seconds(nbytes / leaders)
+        last = size - (leaders - 1) * largest
+        later = levels(largest) - levels(last)
+        if later and (largest - 1) >> levels(last) == (1 << later) - 1:  # it receives on every level from there on
+            tree += max(0.0, nbytes / leaders / network.bandwidth - (later - 1) * network.latency)
+        return tree + ring
 
     def _shape(self, size: int) -> tuple[int, int]:
         """How many groups there are, and ranks in the largest."""
