@@ -14,7 +14,8 @@ import numpy as np
 from mpi4py import MPI
 
 from workbench.comm.base import ANY, Array, Communicator, Op, Request, Traffic, checked
-from workbench.comm.mpi import LOOK_SECONDS, MpiCommunicator, MpiRequest
+from workbench.comm.mpi import LOOK_SECONDS, MpiCommunicator
+from workbench.comm.mpi_request import MpiRequest
 from workbench.comm.network import Network
 from workbench.comm.nic import LinkedReceive, LinkedReduce, LinkedSend, Nic
 from workbench.comm.progress import LOOK_SECONDS as THREAD_SECONDS

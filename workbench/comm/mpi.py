@@ -14,12 +14,13 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Any, Final
 
 import numpy as np
 from mpi4py import MPI
 
 from workbench.comm.base import ANY, Array, Beacon, Communicator, Op, Request, Traffic, checked, count_allreduce
+from workbench.comm.mpi_request import MpiRequest
 from workbench.comm.progress import Progress
 from workbench.errors import Aborted, PeerLost, WorkbenchError
 
@@ -31,34 +32,6 @@ TESTS_PER_LOOK: Final = 64
 FAREWELL: Final = 0  # the tag of a failing rank's last word
 TAGS: Final = 64  # tags of one channel
 OPS: Final = {"sum": MPI.SUM, "min": MPI.MIN, "max": MPI.MAX}
-
-
-@final
-class MpiRequest:
-    """A started operation and what is needed to account for it."""
-
-    __slots__ = ("buffer", "done", "handle", "operation", "owner", "peer", "received", "source", "status")
-
-    def __init__(self, owner: MpiCommunicator, handle: MPI.Request, operation: str, peer: int, buffer: Array, status: MPI.Status | None) -> None:
-        self.owner, self.handle, self.operation, self.peer = owner, handle, operation, peer
-        self.buffer = buffer  # kept alive until the library is done with it
-        self.status, self.done, self.source = status, False, peer
-
-    def __str__(self) -> str:
-        return f"{self.operation} {'all' if self.peer == ANY else self.peer}"
-
-    def test(self) -> bool:
-        """Whether it is complete."""
-        if self.done:
-            return True
-        status = self.status
-        if not self.handle.Test(status):
-            return False
-        self.done = True
-        if status is not None:
-            self.source = self.owner._positions[status.Get_source()]
-            self.owner.traffic.received(status.Get_count(MPI.BYTE))
-        return True
 
 
 class _Family:
@@ -145,25 +118,24 @@ class MpiCommunicator(Communicator):
 
     def test(self, *requests: Request) -> bool:
         """Poll once, and let everything go on that is followed; now and then a test in vain looks whether the run is to end."""
-        self._family.progress.carry_on(besides=requests)
+        family = self._family
+        family.progress.waits(True)
         try:
-            self._family.attend()
+            family.progress.carry_on(besides=requests)
+            family.attend()
             if self._all(requests):
                 return True
-            self._family.vain_tests += 1
-            if self._family.vain_tests % TESTS_PER_LOOK == 0:
-                self._family.look()
+            family.vain_tests += 1
+            if family.vain_tests % TESTS_PER_LOOK == 0:
+                family.look()
         except MPI.Exception as error:
             raise self._lost(error) from error
+        finally:
+            family.progress.waits(False)
         return False
 
     def wait(self, *requests: Request) -> None:
         """Poll, shortly without sleeping, then politely."""
-        try:
-            if self._all(requests):
-                return
-        except MPI.Exception as error:
-            raise self._lost(error) from error
         self._poll(requests, lambda: self._all(requests))
 
     def wait_any(self, *requests: Request) -> int:

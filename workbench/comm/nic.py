@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, final
 from mpi4py import MPI
 
 from workbench.comm.base import ANY, Array
-from workbench.comm.mpi import MpiRequest
+from workbench.comm.mpi_request import MpiRequest
 from workbench.comm.network import Network
 
 if TYPE_CHECKING:
