@@ -5,21 +5,25 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.laws import allowed, collectives
+from tests.laws import allowed, codecs, collectives
 from workbench.collectives import AllToAll, Collective, MultiRing, Ring, Torus2D, Tree
 from workbench.comm.base import Communicator
 from workbench.comm.network import Network
 from workbench.comm.virtual import VirtualWorld
-from workbench.wires import Float32
+from workbench.wires import Codec, Float32
 
 NETWORKS = (Network(latency=1e-5, bandwidth=1e8), Network(latency=1e-2, bandwidth=1e9))
 """One where bytes cost, one where messages cost."""
 LENGTH = 16 * 9 * 5 * 7 * 2
 
 
-def measured(collective: Collective, size: int, network: Network, length: int = LENGTH) -> float:
+BLOCKS_LENGTH = 36 * 256
+"""Divides evenly for codecs too, which write up to 256 numbers together."""
+
+
+def measured(collective: Collective, size: int, network: Network, length: int = LENGTH, wire: Codec | str = "float32") -> float:
     def body(comm: Communicator) -> float:
-        plan = collective.plan(comm, np.ones(length, np.float32))
+        plan = collective.plan(comm, np.ones(length, np.float32), wire)
         start = comm.now()
         plan.run()
         return comm.now() - start
@@ -36,6 +40,17 @@ def test_the_virtual_clock_shows_what_the_formula_says(collective: Collective, n
             continue
         seconds, formula = measured(collective, size, network), collective.seconds(4 * LENGTH, size, network)
         assert seconds == pytest.approx(formula, rel=0.01, abs=1e-12), f"{collective} on {size} ranks"
+
+
+@pytest.mark.parametrize("collective", collectives(), ids=str)
+@pytest.mark.parametrize("wire", [codec for codec in codecs() if not codec.exact], ids=str)
+@pytest.mark.parametrize("network", NETWORKS, ids=["bytes cost", "messages cost"])
+def test_the_virtual_clock_shows_what_a_codec_says(collective: Collective, wire: Codec, network: Network) -> None:
+    """Narrow messages take the time of their own bytes, scales included."""
+    for size in (4, 6):
+        if allowed(collective, wire, size):
+            seconds = measured(collective, size, network, BLOCKS_LENGTH, wire)
+            assert seconds == pytest.approx(wire.seconds(BLOCKS_LENGTH, size, network, collective), rel=0.01), f"{collective} on {size} ranks"
 
 
 def test_few_bytes_or_few_messages() -> None:
