@@ -36,9 +36,10 @@ def codecs() -> list[Codec]:
 
 
 def sample(collective: Collective, wire: Wire, size: int, count: int, lengths: tuple[int, ...] = LENGTHS) -> list[int]:
-    """Some of the lengths, seeded: others for every number of ranks, and all of them over enough numbers."""
+    """A number fewer than ranks, and some of the lengths, seeded: others for every number of ranks, all of them over enough numbers."""
     shuffled = Random(f"{collective} {wire}").sample(lengths, len(lengths))
-    return [shuffled[(size * count + turn) % len(lengths)] for turn in range(min(count, len(lengths)))]
+    some = [shuffled[(size * count + turn) % len(lengths)] for turn in range(min(count, len(lengths)))]
+    return list(dict.fromkeys([size - 1, *some]))
 
 
 def inputs(rank: int, length: int, dtype: str = "float32") -> np.ndarray:

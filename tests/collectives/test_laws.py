@@ -10,7 +10,7 @@ from workbench.collectives import COLLECTIVES, PORTABLE, AllToAll, CentralServer
 from workbench.comm.base import Communicator
 from workbench.comm.network import Network
 from workbench.comm.virtual import VirtualWorld
-from workbench.wires import Codec, Float32
+from workbench.wires import WIRES, Codec, Float32
 
 NETWORK = Network(latency=1e-5, bandwidth=1e8)
 SIZES = range(1, 10)
