@@ -76,7 +76,10 @@ COLUMNS: Final = {
     "compute_seconds": ("s", "forward and backward"),
     "update_seconds": ("s", "optimizer"),
     "exchange_seconds": ("s", "time the training thread was blocked by communication, waiting for peers included"),
-    "hidden_seconds": ("s", "communication that ran behind compute"),
+    "hidden_seconds": (
+        "s",
+        "time of load, compute and update in which an exchange was under way; on real ranks a thread carries it on and takes a little of that time",
+    ),
     "staleness": ("updates", "how many updates old the parameters of this step's gradient (or of the mixed-in model) were"),
     "bytes_sent": ("bytes", "payload sent by this rank in this step"),
     "bytes_received": ("bytes", "payload received by this rank in this step"),

@@ -101,6 +101,17 @@ def test_a_rank_that_waits_for_nothing_hides_everything() -> None:
         assert hidden == pytest.approx(Ring().seconds(4000, 4, network), rel=1e-6)
 
 
+def test_a_rank_that_polls_hides_nothing() -> None:
+    def body(comm: Communicator) -> float:
+        _, plans = buckets(comm, Ring(), (1000,), "float32")
+        request = comm.follow(plans[0].steps())
+        while not comm.test(request):
+            pass
+        return comm.hidden_seconds
+
+    assert VirtualWorld(3, Network(latency=1e-3, bandwidth=1e8)).run(body) == [0.0] * 3
+
+
 def test_it_does_not_matter_into_how_many_pieces_computing_is_cut() -> None:
     network = Network(latency=1e-4, bandwidth=1e8)
     runs = [VirtualWorld(3, network).run(lambda comm, p=pieces: overlapped(comm, Ring(), pieces=p)) for pieces in (1, 1, 2, 7)]
@@ -280,6 +291,36 @@ def test_time_in_which_the_rank_waits_is_not_hidden_and_the_thread_keeps_still(p
     assert seen == [0]
     progress.waits(False)
     assert progress.hidden_seconds == hidden
+
+
+def test_what_the_rank_does_for_an_exchange_itself_is_not_hidden(progress: Progress) -> None:
+    told, blocker = [], Scripted()
+
+    def slow() -> Iterator[tuple[Any, ...]]:
+        told.append(progress.hidden_seconds)
+        time.sleep(0.01)
+        told.append(progress.hidden_seconds)
+        yield (blocker,)
+
+    progress.follow(script([Scripted()], []))
+    progress.follow(slow())
+    assert told[0] == told[1]
+    until(lambda: progress.hidden_seconds > told[1])
+
+
+def test_the_thread_stays_for_the_next_exchange(progress: Progress) -> None:
+    threads = set()
+    for _ in range(3):
+        blocker = Scripted()
+        followed = progress.follow(script([blocker], []))
+        threads.update(exchange_threads())
+        progress.waits(True)
+        time.sleep(0.01)
+        blocker.complete = True
+        assert followed.test()
+        progress.waits(False)
+        time.sleep(0.01)
+    assert len(threads) == 1
 
 
 def test_steps_begin_on_the_thread_that_calls(progress: Progress) -> None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 from mpi4py import MPI
 
@@ -16,7 +17,7 @@ from tests.training.uneven import Breaking, exchanges
 from workbench.comm.mpi import MpiCommunicator
 from workbench.errors import Aborted, PeerLost
 from workbench.job import Job
-from workbench.strategies import Synchronous
+from workbench.strategies import SufficientFactors, Synchronous
 from workbench.training.control import Inbox
 from workbench.training.journal import Journal
 from workbench.training.rank import Place, RankRun, run_rank
@@ -39,6 +40,20 @@ def same_bits(where: Path) -> Iterator[str]:
                 yield f"nothing was hidden with {options}"
         if not torch.equal(*ends):
             yield f"overlap changes the model on rank {WORLD.rank} with {options}"
+
+
+def hidden(where: Path) -> Iterator[str]:
+    """Nothing is hidden where an exchange begins after backward; elsewhere never more than load, compute and update took."""
+    for strategy in (Synchronous(bucket_bytes=1), SufficientFactors(), SufficientFactors(choice="never"), Synchronous(overlap=True, bucket_bytes=1)):
+        job = Job(batch_size=16, steps=6, strategy=strategy)
+        journal = Journal("rank", where)
+        rank = RankRun(job, MpiCommunicator(WORLD.Dup()), journal, Inbox(), where, Place(torch.device("cpu")))
+        rank.prepare()
+        rank.train(6)
+        rows = next(rows for table, _, rows in journal.take()[0] if table == "steps")
+        behind, worked = rows["hidden_seconds"], rows["load_seconds"] + rows["compute_seconds"] + rows["update_seconds"]
+        if np.any(behind > worked) or np.any(behind > 0) != strategy.during_backward:
+            yield f"{behind.tolist()} s of {worked.tolist()} s were hidden with {strategy}"
 
 
 def endings(where: Path) -> Iterator[str]:
@@ -70,7 +85,7 @@ def main() -> None:
     """Every law; the words of all ranks are gathered before anyone fails."""
     torch.set_num_threads(1)
     where = Path(WORLD.bcast(tempfile.mkdtemp(prefix="overlap-") if WORLD.rank == 0 else None))
-    found = [*same_bits(where), *endings(where)]
+    found = [*same_bits(where), *hidden(where), *endings(where)]
     everything = WORLD.gather(found)
     if WORLD.rank == 0 and everything is not None:
         words = [word for of_rank in everything for word in of_rank]

@@ -108,7 +108,7 @@ class Communicator(ABC):
     @property
     @abstractmethod
     def hidden_seconds(self) -> float:
-        """Seconds so far in which something that is followed was under way while this rank did not wait; of all channels together."""
+        """Seconds so far in which something that is followed was under way while this rank neither waited nor polled; of all channels together."""
 
     @abstractmethod
     def isend(self, buffer: Array, dest: int, tag: int = 0) -> Request:

@@ -85,7 +85,7 @@ class Following:
         self.node = node
         self.under_way: list[Followed] = []
         self.hidden_seconds = 0.0
-        """Virtual time in which something was under way while the rank computed or polled."""
+        """Virtual time in which something was under way while the rank computed."""
 
     def begin(self, followed: Followed) -> None:
         """Begin at once."""

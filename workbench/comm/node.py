@@ -238,13 +238,10 @@ class Node:
     def doze(self, until: float) -> None:
         """Let time pass until something comes for this rank, or until then: between two polls."""
         self.waits_any, self.missing, self.dozing = True, 1, True
-        began = self.seat.clock
         try:
             self.sleep(until)
         finally:
             self.missing, self.dozing = 0, False
-        if self.following.under_way:
-            self.following.hidden_seconds += self.seat.clock - began
 
     def sleep(self, until: float) -> None:
         """Let time pass until then, or until what is followed can go on."""

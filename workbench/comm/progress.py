@@ -75,7 +75,7 @@ class Followed:
 
 @final
 class Progress:
-    """What is under way behind a rank's back, and for how long while it did not wait.
+    """What is under way behind a rank's back, and for how long while the rank neither waited nor worked for it.
 
     `aborted` is asked now and then; True ends everything with `Aborted`. `prepare` is called on the thread once. The thread
     is there only while something is under way (and a little longer), and leaves the work to a rank that waits or polls.
@@ -94,7 +94,7 @@ class Progress:
 
     @property
     def hidden_seconds(self) -> float:
-        """Time in which something was under way while the rank did not wait."""
+        """Time in which something was under way while the rank neither waited nor worked for it: began it, polled."""
         with self._changed:
             return self._hidden + (time.perf_counter() - self._since if self._since is not None else 0.0)
 
@@ -110,8 +110,11 @@ class Progress:
             if self._ended:
                 raise Aborted("the run has ended")
             self._under_way.append(followed)
-            self._account()
-        followed.begin()
+        self.waits(True)  # what it does for it itself is not hidden
+        try:
+            followed.begin()
+        finally:
+            self.waits(False)
         with self._changed:
             if self._under_way:
                 if self._thread is None:
@@ -136,12 +139,13 @@ class Progress:
                 self._account()
 
     def waits(self, waits: bool) -> None:
-        """The rank begins to wait, and carries everything on itself, or ends it."""
+        """The rank begins to wait or to work for what is under way, and carries everything on itself, or ends it."""
         if self._under_way or self._waits:
             with self._changed:
                 self._waits = waits
                 self._account()
-                self._changed.notify()
+                if self._under_way:  # otherwise the thread lingers
+                    self._changed.notify()
 
     def drop(self, error: BaseException | None = None) -> None:
         """The run has failed: nobody will need what is under way, and nothing is begun any more. The thread ends at once."""

@@ -26,7 +26,10 @@ FIGURES: Final = {
     "training_seconds": ("s", "time in which at least one rank was in a step: pauses and validations left out"),
     "samples_per_second": ("samples/s", "samples over training_seconds"),
     "exchange_share": ("%", "share of the time of all steps in which training was blocked by communication"),
-    "hidden_share": ("%", "share of the time of communication in which training was not blocked by it, because it ran behind compute"),
+    "hidden_share": (
+        "%",
+        "hidden_seconds over hidden_seconds and exchange_seconds together: share of the time of communication in which training was not blocked",
+    ),
     "bytes_per_step": ("bytes", "payload that a worker sends per step, on average"),
     "layers": ("", "what the strategy has decided for which layer, with what a worker sends of it"),
     "loss": ("", "mean loss of the last step of each rank"),

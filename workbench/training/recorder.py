@@ -44,11 +44,14 @@ class Recorder:
         self._began = self._last = self._now()
         traffic = self._comm.traffic
         self._sent = (traffic.total_sent_bytes, traffic.received_bytes, traffic.total_sent_messages)
-        self._hidden = self._comm.hidden_seconds
+        self._hidden, self._behind = self._comm.hidden_seconds, 0.0
 
     def mark(self, phase: str) -> None:
-        """The time since the last mark was spent in `phase`."""
-        now = self._now()
+        """The time since the last mark was spent in `phase`. What was under way then was hidden, unless training was blocked anyway."""
+        now, hidden = self._now(), self._comm.hidden_seconds
+        if phase != "exchange":
+            self._behind += hidden - self._hidden
+        self._hidden = hidden
         self._phases[phase] += now - self._last
         if self._spans is not None:
             self._spans.append((phase, self._last, now))
@@ -57,7 +60,7 @@ class Recorder:
     def step(self, step: int, epoch: int, samples: int, loss: float, learning_rate: float, staleness: float, arena: Arena) -> None:
         """The step is done: its row, and the next step begins."""
         phases, traffic, sent = self._phases, self._comm.traffic, self._sent
-        hidden, self._hidden = self._hidden, self._comm.hidden_seconds
+        behind, self._behind = self._behind, 0.0
         norm = math.nan
         sketch: tuple[float, ...] = NO_SKETCH
         if self._spans is not None:
@@ -82,7 +85,7 @@ class Recorder:
                 phases["compute"],
                 phases["update"],
                 phases["exchange"],
-                self._hidden - hidden,
+                behind,
                 staleness,
                 self._sent[0] - sent[0],
                 self._sent[1] - sent[1],
