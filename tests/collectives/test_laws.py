@@ -33,8 +33,10 @@ def test_laws(collective: Collective, size: int) -> None:
 def test_the_sample_covers_every_length_and_number_of_ranks_of_every_collective() -> None:
     for collective in collectives():
         runs = [(size, wire) for size in SIZES for wire in codecs() if allowed(collective, wire, size)]
-        tried = {length for size, wire in runs for length in sample(collective, wire, size, LENGTHS_A_WIRE)}
-        assert tried == set(LENGTHS), f"{collective} is not tried with {set(LENGTHS) - tried} numbers"
+        samples = [(size, sample(collective, wire, size, LENGTHS_A_WIRE)) for size, wire in runs]
+        assert all(size - 1 in lengths for size, lengths in samples), f"{collective} is not always tried with one chunk that is empty"
+        untried = set(LENGTHS) - {length for _, lengths in samples for length in lengths}
+        assert not untried, f"{collective} is not tried with {untried} numbers"
         assert {type(wire) for _, wire in runs} == {type(wire) for wire in codecs() if wire.exact or collective.any_codec}
     named = {type(collective) for collective in collectives()}
     assert named == set(PORTABLE.values())
@@ -139,6 +141,14 @@ def test_a_plan_takes_only_what_can_travel() -> None:
                 collective.plan(comm, np.zeros(4, np.float32), "float23")
             with pytest.raises(ValueError, match="got ndarray of int32"):
                 collective.plan(comm, np.zeros(4, np.int32))
+            fixed = np.zeros(4, np.float32)
+            fixed.setflags(write=False)
+            for wire in WIRES.values():
+                if allowed(collective, wire(), comm.size):
+                    with pytest.raises(ValueError, match=r"shape \(n,\), got one of shape \(2, 3\)"):
+                        collective.plan(comm, np.zeros((2, 3), np.float32), wire())
+                    with pytest.raises(ValueError, match="read-only"):
+                        collective.plan(comm, fixed, wire())
             for wire in codecs():  # brain floats are a wire, never a buffer: MPI does not know them
                 with pytest.raises(ValueError, match=r"got Tensor of torch\.bfloat16"):
                     collective.plan(comm, torch.zeros(4, dtype=torch.bfloat16), wire)

@@ -105,6 +105,22 @@ def endings(comm: Communicator) -> Iterator[str]:
             yield f"the farewell arrived as {lost}"
 
 
+def abandoned(comm: MpiCommunicator) -> Iterator[str]:
+    """What arrives for a receive that nobody asks for any more finds its own memory, not that of something newer."""
+    left, right = (comm.rank - 1) % comm.size, (comm.rank + 1) % comm.size
+    aside = MpiCommunicator(MPI.COMM_WORLD.Dup())
+    aside.irecv(np.zeros(100_000, np.float32), left)
+    newer = [np.zeros(100_000, np.float32) for _ in range(8)]
+    comm.wait(comm.iallreduce(np.zeros(1)))
+    sending = aside.isend(np.ones(100_000, np.float32), right)
+    until = time.perf_counter() + 0.2
+    while time.perf_counter() < until:
+        sending.test()  # type: ignore[attr-defined]
+    if any(array.any() for array in newer):
+        yield "an abandoned message was written into other memory"
+    comm.wait(comm.iallreduce(np.zeros(1)))
+
+
 def main() -> None:
     """Every law; the words of all ranks are gathered before anyone fails."""
     comm = MpiCommunicator(MPI.COMM_WORLD.Dup())
@@ -114,7 +130,7 @@ def main() -> None:
     for collective in collectives():
         if allowed(collective, Float32(), comm.size):
             found += exact_mean(comm, collective, Float32(), 300_007)
-    for law in (messages, bounds, groups, endings):
+    for law in (messages, bounds, groups, abandoned, endings):
         found += law(comm)
     everything = MPI.COMM_WORLD.gather(found)
     if comm.rank == 0 and everything is not None:

@@ -14,7 +14,7 @@ from workbench.collectives.planned import Steps as Steps
 from workbench.collectives.simulated import check_simulated
 from workbench.comm.base import Array, Communicator, Request
 from workbench.comm.network import Network
-from workbench.comm.staging import Staged
+from workbench.comm.staging import Staged, flat
 from workbench.options import Options, entry
 from workbench.wires import WIRES, Codec, Compressor, Float32, Wire
 from workbench.wires.base import Coder, Shape
@@ -55,6 +55,7 @@ class Plan(Planned):
         self._coders: dict[tuple[Span, int], Coder] = {}
         self._cut: dict[Part, list[Span]] = {}
         self._opened: set[int] = set()
+        self._placed = 0  # numbers that were sealed or taken in this exchange
         self.opened: Any = collective.opened(self) if comm.size > 1 and self.length else None
         """What a library needs that carries the exchanges of this plan."""
 
@@ -125,7 +126,9 @@ class Plan(Planned):
 
     def take(self, part: Part, source: int, tag: int = 0) -> Request:
         """Receive a sealed part into its place."""
-        return self.comm.irecv(self._coder(self._span(part), SEALED).message, source, tag)
+        low, high = self._span(part)
+        self._placed += high - low
+        return self.comm.irecv(self._coder((low, high), SEALED).message, source, tag)
 
     def open(self, chunk: int) -> None:
         """Read a chunk that was taken, while others are on their way. What is not opened by an algorithm is at its end."""
@@ -137,8 +140,11 @@ class Plan(Planned):
     def steps(self) -> Steps:
         """The exchange: posts messages and yields what must be complete before it goes on."""
         if self.comm.size > 1 and self.length:
+            self._placed = 0
             yield self.numbers.fetching()
             yield from self.collective.steps(self)
+            if self._placed != self.length and not self.collective.on_device:
+                raise RuntimeError(f"{self.collective} must seal or take each of {self.length} numbers once, got {self._placed}")
             # the owner too keeps what it has sent
             left = [self._span(part) for part in range(self.parts) if part not in self._opened] if self._opened else [(0, self.length)]
             for span in left:
@@ -147,6 +153,7 @@ class Plan(Planned):
             yield self.numbers.storing()
 
     def _seal(self, span: Span) -> None:
+        self._placed += span[1] - span[0]
         coder = self._coder(span, SEALED)
         coder.divide(self.comm.size)
         coder.encode()
@@ -188,7 +195,7 @@ class Compressed(Planned):
         self, collective: Collective, comm: Communicator, segment: Any, wire: Compressor, shapes: Sequence[Shape], momentum: Callable[[], float]
     ) -> None:
         super().__init__(comm)
-        self.staged = Staged(segment)
+        self.staged = Staged(flat(segment))
         self.length, self.itemsize, self.path = self.staged.host.size, self.staged.host.itemsize, self.staged.path
         agree(comm, self.length, self.itemsize, f"{collective} with {wire}")
         self.gathers_momentum = wire.gathers_momentum and comm.size > 1
@@ -225,7 +232,7 @@ class Collective(Options, ABC):
 
     @abstractmethod
     def seconds(self, nbytes: int, size: int, network: Network) -> float:
-        """Cost of one exchange of `nbytes`, as they travel, over `size` ranks, without the arithmetic."""
+        """Seconds of one exchange of `nbytes`, as they travel, over `size` ranks of a `Network` (a preset: `Network.of("1G")`); no arithmetic."""
 
     def bytes_sent(self, nbytes: int, size: int) -> int:
         """What all ranks together send in one exchange of `nbytes`, as they travel: P-1 messages add up each number, P-1 spread its mean."""
@@ -246,7 +253,7 @@ class Collective(Options, ABC):
         if isinstance(wire, Codec) and not (wire.exact or self.any_codec):
             raise ValueError(f"{self} sums what travels in a library, which takes float32 only; wire must be Float32(), got {wire}")
         if isinstance(wire, Compressor) and wire.only_with not in ("", type(self).__name__):
-            raise ValueError(f"{wire} goes its own way, that of {wire.only_with}(); collective must be {wire.only_with}(), got {self}")
+            raise ValueError(f"{wire} brings its own all-gather around a {wire.only_with.lower()}; collective must be {wire.only_with}(), got {self}")
 
     def parts(self, size: int) -> int:
         """How many chunks of (nearly) equal length a plan cuts the buffer into, for so many ranks (or groups of ranks)."""

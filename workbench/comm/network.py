@@ -17,8 +17,8 @@ class Network(Options):
     (Hockney's model with one port, Hockney 1994).
     """
 
-    latency: float = option(50e-6, minimum=0, unit="s", help="time of an empty message")
-    bandwidth: float = option(125e6, above=0, unit="bytes/s", help="bytes a link moves in a second, each way")
+    latency: float = option(50e-6, minimum=0, maximum=3600, unit="s", help="time of an empty message")
+    bandwidth: float = option(125e6, minimum=1, maximum=1e15, unit="bytes/s", help="bytes a link moves in a second, each way")
 
     PRESETS: ClassVar[dict[str, tuple[float, float]]] = {"100M": (100e-6, 12.5e6), "1G": (50e-6, 125e6), "10G": (20e-6, 1.25e9)}
 

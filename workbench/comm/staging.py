@@ -92,4 +92,14 @@ def memory(tensor: Any) -> Array:
         array = None
     if array is None or array.dtype.kind != "f":
         raise ValueError(f"an exchange takes float64, float32 or float16 (what travels is the wire's choice), got {described(tensor)}")
+    if not array.flags.writeable:
+        raise ValueError("an exchange leaves the mean in its segment, got one that is read-only")
     return array
+
+
+def flat(segment: Any) -> Any:
+    """`segment` if it is of shape (n,), or a ValueError."""
+    shape = tuple(getattr(segment, "shape", (0,)))
+    if len(shape) != 1:
+        raise ValueError(f"an exchange takes a segment of shape (n,), got one of shape {shape}; give its flat view")
+    return segment

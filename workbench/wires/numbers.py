@@ -8,7 +8,7 @@ from typing import Any, Protocol, final
 import numpy as np
 
 from workbench.comm.base import Array, Request
-from workbench.comm.staging import Staged
+from workbench.comm.staging import Staged, flat
 from workbench.wires.base import Codec, Coder
 
 
@@ -41,7 +41,7 @@ class OnHost:
     """Numbers in host memory, or brought there from the device at full width."""
 
     def __init__(self, segment: Any, codec: Codec) -> None:
-        self.staged, self.codec = Staged(segment), codec
+        self.staged, self.codec = Staged(flat(segment)), codec
         self.host = self.staged.host
         self.length, self.itemsize, self.path = self.host.size, self.host.itemsize, self.staged.path
         self.fetching, self.storing = self.staged.fetching, self.staged.storing
