@@ -15,10 +15,28 @@ from workbench.benchmarks import exchange
 from workbench.benchmarks.allocation import peak
 from workbench.benchmarks.calibration import EMPTY_BYTES, SIZES, fitted
 from workbench.benchmarks.exchange_page import write_plots
-from workbench.benchmarks.heats import BYTES, EMULATED_BYTES, GLOO, KB, MB, MPI, MPI_BYTES, MPI_MEAN, PEERS, Entry, course, layer, refused, table_of
+from workbench.benchmarks.heats import (
+    BYTES,
+    EMULATED_BYTES,
+    GLOO,
+    KB,
+    MB,
+    MPI,
+    MPI_BYTES,
+    MPI_MEAN,
+    PEERS,
+    Entry,
+    Track,
+    course,
+    layer,
+    refused,
+    table_of,
+)
 from workbench.benchmarks.timings import HERE, Calibration, Timing, Timings
-from workbench.collectives import PORTABLE
+from workbench.collectives import PORTABLE, Collective, Hierarchical, Ring, Tree
+from workbench.comm.base import Communicator
 from workbench.comm.network import Network
+from workbench.comm.virtual import VirtualWorld
 from workbench.wires import WIRES
 
 
@@ -46,6 +64,17 @@ def test_the_sizes_of_every_figure_are_measured() -> None:
     assert {*BYTES, *MPI_BYTES, *exchange.GLOO_BYTES} <= set(here)
     assert set(EMULATED_BYTES) <= set(link)
     assert table_of(2, "float32")[0] == Entry("native")
+
+
+@pytest.mark.parametrize(("hosts", "same"), [((0, 0, 0, 0), Tree()), ((0, 1, 2, 3), Ring()), ((0, 0, 1, 1), Hierarchical(group=2))], ids=str)
+def test_what_is_predicted_of_groups_by_host_knows_the_hosts(hosts: tuple[int, ...], same: Collective) -> None:
+    network = Network.of("1G")
+
+    def body(comm: Communicator) -> float | None:
+        comm.hosts = lambda: hosts  # type: ignore[method-assign]
+        return Track(comm, network, {})._predicted(Entry("hierarchical"), MB)
+
+    assert VirtualWorld(4, network).run(body) == [same.seconds(MB, 4, network)] * 4
 
 
 @pytest.mark.parametrize(("numbers", "shape"), [(1, (1, 1)), (250_000, (500, 500)), (256, (16, 16)), (1 << 19, (512, 1024)), (7, (1, 7))])

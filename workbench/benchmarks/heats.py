@@ -10,7 +10,7 @@ from typing import Any, Final, final
 
 import numpy as np
 
-from workbench.collectives import PORTABLE
+from workbench.collectives import PORTABLE, Hierarchical
 from workbench.comm.base import Array, Communicator
 from workbench.comm.network import Network
 from workbench.errors import WorkbenchError
@@ -148,7 +148,10 @@ class Track:
     def _predicted(self, entry: Entry, nbytes: int) -> float | None:
         if entry.collective in PEERS:
             return None
-        return WIRES[entry.wire]().seconds(nbytes // 4, self.comm.size, self.network, PORTABLE[entry.collective](), [layer(nbytes // 4)])
+        collective = PORTABLE[entry.collective]()
+        if isinstance(collective, Hierarchical):  # its formula knows nothing of hosts
+            collective = Hierarchical(group=max(map(len, collective.groups(self.comm))))
+        return WIRES[entry.wire]().seconds(nbytes // 4, self.comm.size, self.network, collective, [layer(nbytes // 4)])
 
 
 def layer(numbers: int) -> tuple[int, int]:

@@ -115,8 +115,8 @@ class Timings:
 
 
 def is_ours(timing: Timing) -> bool:
-    """Whether it is a collective of the table that moves its own messages, and no other's."""
-    return timing.collective not in (*PEERS, "gloo", "nccl")
+    """Whether it is a collective of the table, and no peer."""
+    return timing.collective not in PEERS
 
 
 def machine() -> dict[str, Any]:
