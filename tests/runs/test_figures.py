@@ -7,13 +7,17 @@ import pandas as pd
 import pytest
 
 from tests.runs.fakes import event, steps_of, validations_of, write_run
+from workbench.cluster.naming import label_of
+from workbench.collectives import Hierarchical
 from workbench.job import Job
 from workbench.runs.compare import COMPARED, compare, table_words
 from workbench.runs.figures import FIGURES, Figures, explained, progress, shown, strategy_words, summary, training_seconds
 from workbench.runs.frame import DRIFT_ERROR, drift_frame, waiting_frame
 from workbench.runs.run import Run
 from workbench.store import RunLog, write_json
+from workbench.strategies import Gossip, Strategy, SufficientFactors, Synchronous
 from workbench.telemetry import SKETCH, SPANS, STEPS
+from workbench.wires import TopK
 
 
 def test_every_figure_from_the_records(tmp_path: Path) -> None:
@@ -21,7 +25,7 @@ def test_every_figure_from_the_records(tmp_path: Path) -> None:
     assert list(summary) == list(FIGURES)
     exact = {
         "status": "done",
-        "strategy": "synchronous (ring, float32, gradients, every=1)",
+        "strategy": "synchronous (ring, float32)",
         "model": "mlp",
         "data": "digits",
         "ranks": 3,
@@ -148,9 +152,34 @@ def test_phases_that_do_not_add_up_are_seen() -> None:
 
 def test_strategies_in_words() -> None:
     assert strategy_words({}) == "not known"
-    assert strategy_words({"kind": "gossip", "mode": "pull", "every": 2}) == "gossip (pull, every=2)"
-    told = {"kind": "synchronous", "collective": {"kind": "ring"}, "overlap": True, "x": None, "y": False}
-    assert strategy_words(told) == "synchronous (ring, overlap)"
+    assert strategy_words({"kind": "gossip", "mode": "pull", "every": 2}) == "gossip (every=2)"
+    told = {"kind": "synchronous", "collective": {"kind": "ring"}, "overlap": True, "x": None, "y": 3}
+    assert strategy_words(told) == "synchronous (ring, overlap, y=3)"
+    assert strategy_words({"kind": "someone's", "wire": {"kind": "top-k", "density": 0.5}}) == "someone's (top-k(density=0.5))"
+
+
+@pytest.mark.parametrize(
+    ("strategy", "words", "label"),
+    [
+        (Synchronous(), "synchronous (ring, float32)", "synchronous ring"),
+        (Synchronous(wire=TopK()), "synchronous (ring, top-k)", "synchronous ring top-k"),
+        (Synchronous(wire=TopK(density=0.001)), "synchronous (ring, top-k(density=0.001))", "synchronous ring top-k"),
+        (Synchronous(wire=TopK(correction=False)), "synchronous (ring, top-k(correction=False))", "synchronous ring top-k"),
+        (
+            Synchronous(Hierarchical(group=2), overlap=True),
+            "synchronous (hierarchical(group=2), float32, overlap)",
+            "synchronous hierarchical overlap",
+        ),
+        (Synchronous(average="parameters", every=4), "synchronous (ring, float32, parameters, every=4)", "synchronous ring"),
+        (SufficientFactors(choice="always"), "sufficient-factors (ring, always)", "sufficient-factors ring"),
+        (Gossip(), "gossip", "gossip"),
+    ],
+    ids=str,
+)
+def test_what_tells_two_strategies_apart_is_said(strategy: Strategy, words: str, label: str) -> None:
+    job = Job(strategy=strategy)
+    assert strategy_words(job.to_json()["strategy"]) == words
+    assert label_of(job) == label
 
 
 def spans(*rows: tuple[int, int, str, int, int, float, float]) -> np.ndarray:

@@ -9,7 +9,9 @@ from typing import Any, Final
 
 import numpy as np
 
+from workbench.options import Table, options_of
 from workbench.store import Rows
+from workbench.strategies import STRATEGIES
 from workbench.telemetry import PHASES
 
 FIGURES: Final = {
@@ -227,19 +229,25 @@ def last_accuracy(validation: Rows) -> float | None:
 
 
 def strategy_words(strategy: Mapping[str, Any]) -> str:
-    """A strategy of a job file in a few words: "synchronous (ring, float16)"."""
-    parts = []
-    for name, value in strategy.items():
-        if isinstance(value, Mapping):
-            parts.append(str(value.get("kind", name)))
-        elif name != "kind" and isinstance(value, str):
-            parts.append(value)
-        elif value is True:
-            parts.append(name)
-        elif name != "kind" and value is not None and not isinstance(value, bool):
-            parts.append(f"{name}={value}")
+    """A strategy of a job file in a few words: "synchronous (ring, top-k(density=0.001), overlap)"; what is as by default is left out."""
+    parts = _parts(strategy, STRATEGIES)
     kind = str(strategy.get("kind", "not known"))
     return f"{kind} ({', '.join(parts)})" if parts else kind
+
+
+def _parts(told: Mapping[str, Any], table: Table) -> list[str]:
+    """The words for each option of an entry of a table: entries of other tables always, all else where it is not the default."""
+    cls = table.get(told.get("kind", ""))
+    known = {each.name: each for each in options_of(cls)} if cls else {}
+    parts = []
+    for name, value in told.items():
+        described = known.get(name)
+        if isinstance(value, Mapping):
+            inner = ", ".join(_parts(value, (described and described.table) or {}))
+            parts.append(str(value.get("kind", name)) + (f"({inner})" if inner else ""))
+        elif name != "kind" and value != (described.default if described else None):
+            parts.append(name if value is True else value if isinstance(value, str) else f"{name}={value}")
+    return parts
 
 
 def _last(validation: Rows, column: str) -> float | None:
