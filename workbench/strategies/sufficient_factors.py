@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True)
 class SufficientFactors(Strategy):
-    """Synchronous SGD in which each worker sends all others the factors of a linear layer's gradient (Xing et al., 2016).
+    """Synchronous SGD in which each worker sends all others the factors of a linear layer's gradient (Xie et al., 2016).
 
     The gradient of an M x N weight over K rows of a batch is U^T V: U (K, M) are the gradients of its outputs, V (K, N) its
     inputs. K(M + N) numbers say all that M N numbers do, and every rank makes the mean gradient of all factors by itself, exactly. For each layer the
-    cheaper way is chosen (SACP; Poseidon, Zhang et al., 2017), from the rows that it saw in the first step. All other
+    cheaper way is chosen (SACP: Zhang et al., 2015; HybComm in Poseidon: Zhang et al., 2017), from the rows that it saw in the first step. All other
     parameters go by the collective, and so does a linear layer whose weight is frozen, tied, not used once in a step, or used in another way too. The
     exchange begins when backward has ended.
     """
