@@ -16,8 +16,10 @@ from workbench.wires import WIRES, Compressor, Float32, Wire
 if TYPE_CHECKING:
     from workbench.arena import Arena
 
-OVERLAPPED_BYTES: Final = 1 << 20
-"""Of a bucket with overlap: smaller ones cost latencies, larger ones leave less of backward to hide behind."""
+OVERLAPPED: Final = 8
+"""Buckets of a model with overlap: the exchange of the last one, at the end of backward, hides behind nothing."""
+SMALLEST, LARGEST = 1 << 15, 1 << 20
+"""Bytes of such a bucket: smaller ones cost latencies, larger ones leave less of backward to hide behind."""
 
 
 @final
@@ -41,7 +43,10 @@ class Synchronous(Strategy):
     )
     overlap: bool = option(False, help="exchange gradients, bucket by bucket, while backward still computes (wait-free backprop)")
     bucket_bytes: int | None = option(
-        None, minimum=1, unit="bytes", help="gradients that are exchanged as one; None: all of them, with overlap a megabyte"
+        None,
+        minimum=1,
+        unit="bytes",
+        help="gradients that are exchanged as one; None: all of them, with overlap an eighth of them, from 32 KiB to 1 MiB",
     )
 
     def __post_init__(self) -> None:
@@ -77,12 +82,13 @@ class Synchronous(Strategy):
     def buckets(self, arena: Arena) -> tuple[slice, ...]:
         """Whole parameters, from the last layer on, until they are `bucket_bytes` or more."""
         everything = slice(0, arena.parameters.numel())
-        limit = self.bucket_bytes or (OVERLAPPED_BYTES if self.overlap else None)
-        if limit is None:
+        if not (self.bucket_bytes or self.overlap):
             return (everything,)
+        itemsize = arena.gradients.element_size()
+        limit = self.bucket_bytes or min(max(SMALLEST, everything.stop * itemsize // OVERLAPPED), LARGEST)
         cuts = [0]
         for segment in arena.within(everything):
-            if (segment.stop - cuts[-1]) * arena.gradients.element_size() >= limit:
+            if (segment.stop - cuts[-1]) * itemsize >= limit:
                 cuts.append(segment.stop)
         if cuts[-1] < everything.stop:
             cuts.append(everything.stop)
