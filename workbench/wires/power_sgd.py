@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from math import isqrt, prod
+from math import prod
 from typing import Any, final
 
 import numpy as np
@@ -47,10 +47,12 @@ class PowerSGD(Compressor):
         return self.rank * sum(shape[0] for shape in small), self.rank * sum(prod(shape[1:]) for shape in small) + rest
 
     def seconds(self, length: int, size: int, network: Network, collective: Averager, shapes: Sequence[Shape] = ()) -> float:
-        """Two averages by the collective. Where no shapes are known: as if it were one square matrix."""
-        side = isqrt(length)
-        lengths = self.lengths(length, shapes or [(side, side)])
-        return sum(collective.seconds(4 * each, size, network) for each in lengths if each)
+        """The collective's cost of the two averages. Without shapes it is one vector, which is averaged exactly.
+
+        With servers it is a bound: whoever has the first mean begins the second average while its server still sends it to others,
+        which saves up to P-2 messages of it.
+        """
+        return sum(collective.seconds(4 * each, size, network) for each in self.lengths(length, shapes) if each)
 
     def bytes_sent(self, length: int, size: int, collective: Averager, shapes: Sequence[Shape] = ()) -> int:
         """What the collective sends in the two averages. Without shapes it is one vector, which is averaged exactly."""
