@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import final
+
 import numpy as np
 import pytest
 
 from workbench.collectives import AllToAll, CentralServer, Collective, Hierarchical, MultiRing, Ring, Torus2D, Tree
+from workbench.collectives.base import Plan, Steps
+from workbench.collectives.passes import tree_broadcast, tree_reduce
 from workbench.comm.base import Communicator
 from workbench.comm.network import Network
 from workbench.comm.virtual import VirtualWorld
@@ -108,6 +113,29 @@ def test_hosts_are_asked_once_and_make_the_groups() -> None:
     results = VirtualWorld(4, Network()).run(body)
     assert sorted(asked) == [0, 1, 2, 3]
     assert results == [(1.5, [0, 2, 1, 0]), (1.5, [2, 0, 0, 1]), (1.5, [1, 0, 0, 0]), (1.5, [0, 1, 0, 0])]
+
+
+@final
+@dataclass(frozen=True)
+class Forgetful(Collective):
+    """Makes the mean of its first part alone."""
+
+    def steps(self, plan: Plan) -> Steps:
+        yield from tree_reduce(plan, range(plan.comm.size), 0)
+        if plan.comm.rank == 0:
+            plan.seal(0)
+        yield from tree_broadcast(plan, range(plan.comm.size), 0)
+
+    def seconds(self, nbytes: int, size: int, network: Network) -> float:
+        return 0.0
+
+    def roundings(self, size: int) -> int:
+        return size
+
+
+def test_numbers_that_no_rank_made_a_mean_of_are_noticed() -> None:
+    with pytest.raises(RuntimeError, match=r"Forgetful\(\) must seal or take each of 9 numbers once, got 3"):
+        VirtualWorld(3, Network()).run(lambda comm: Forgetful().reduce(comm, np.ones(9, np.float32)))
 
 
 @pytest.mark.parametrize("servers", [1, 2, 4])
