@@ -63,7 +63,10 @@ class Synchronous(Strategy):
                 f"Synchronous(wire={self.wire}): {type(self.wire).__name__} leaves out most of what it is given, which parameters do not "
                 "survive; give average='gradients', or a wire that sends every number, like 'float16'"
             )
-        self.collective.check_wire(self.wire)
+        try:
+            self.collective.check_wire(self.wire)
+        except ValueError as error:
+            raise ValueError(f"Synchronous(wire={self.wire}): {error}") from None
 
     @property
     def period(self) -> int:
