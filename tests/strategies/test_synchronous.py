@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
+from torch import nn
 
 from tests.strategies.world import NETWORK, RATE, gradient_of, play, start_of
+from workbench.arena import Arena
 from workbench.collectives import PORTABLE
+from workbench.models import MODELS
 from workbench.strategies import Synchronous
 
 STEPS = 7
@@ -113,8 +118,28 @@ def test_words_for_bad_options() -> None:
         Synchronous(average="parameters", every=3, local_from=0)
     with pytest.raises(ValueError, match="unknown collective 'rign'; did you mean 'ring'"):
         Synchronous(collective="rign")
+    with pytest.raises(ValueError, match=r"Synchronous\(wire=Int8\(.*\)\): Native\(\) sums what travels in a library, which takes float32 only"):
+        Synchronous(collective="native", wire="int8")
     with pytest.raises(ValueError, match="average must be one of 'gradients', 'parameters', got 'both'"):
         Synchronous(average="both")
+
+
+@pytest.mark.parametrize(
+    ("widths", "count"),
+    [((64, 64, 10), 1), ((64,) * 9, 4), ((128,) * 13, 6), ((256,) * 9, 8), ((512,) * 17, 16)],
+    ids=["one", "of 32 KiB", "of two layers", "eighths", "of 1 MiB"],
+)
+def test_with_overlap_a_model_is_cut_unless_told_otherwise(widths: tuple[int, ...], count: int) -> None:
+    """Into eighths of 32 KiB to 1 MiB, of whole parameters."""
+    arena = Arena(nn.Sequential(*(nn.Linear(*pair) for pair in pairwise(widths))))
+    assert len(Synchronous(overlap=True).buckets(arena)) == count
+    assert len(Synchronous().buckets(arena)) == 1
+    assert len(Synchronous(overlap=True, bucket_bytes=1 << 30).buckets(arena)) == 1
+
+
+def test_built_in_models_of_some_size_are_cut() -> None:
+    arena = Arena(MODELS["resnet20"]().build((1, 8, 8), 10))
+    assert len(Synchronous(overlap=True).buckets(arena)) >= 6
 
 
 def test_cost_is_spread_over_local_steps() -> None:

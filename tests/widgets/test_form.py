@@ -138,6 +138,14 @@ def test_text_that_can_be_read() -> None:
     assert form.value() == Sample(limit=None, widths=(), more={}, name="long name")
 
 
+def test_a_wire_that_the_collective_cannot_take_is_marked() -> None:
+    form = Form(STRATEGIES["synchronous"])
+    form.fields["collective"].control.value = "native"
+    form.fields["wire"].control.value = "top-k"
+    assert "collective must be Ring()" in form.fields["wire"].error
+    assert form.problem.value == ""
+
+
 def test_an_error_that_names_no_row_stands_below_the_form() -> None:
     form = Form(Sample)
     form.fields["count"].control.value = 6
