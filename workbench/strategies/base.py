@@ -116,4 +116,4 @@ class Strategy(Options, ABC):
 
     @abstractmethod
     def seconds(self, nbytes: int, size: int, network: Network) -> float:
-        """Mean cost per step of exchanging a model of `nbytes` over `size` ranks, without arithmetic."""
+        """Mean seconds per step of exchanging a model of `nbytes` over `size` ranks of a `Network`, without arithmetic."""

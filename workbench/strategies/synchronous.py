@@ -27,9 +27,10 @@ SMALLEST, LARGEST = 1 << 15, 1 << 20
 class Synchronous(Strategy):
     """Bulk-synchronous data-parallel SGD.
 
-    Averaging gradients before the update is one large batch (SUBGD, `cdd` in Theano-MPI); averaging parameters after
-    it is AWAGD (`avg`), and every H steps local SGD (Ma, Mao and Taylor, 2016; Stich, 2019). Post-local SGD begins with
-    every step and becomes local later (Lin, Stich, Patel and Jaggi, 2020). Velocities are never averaged.
+    Averaging gradients before the update is one large batch (SUBGD); averaging parameters after it is AWAGD (`avg` in
+    Theano-MPI), and every H steps local SGD (Ma, Mao and Taylor, 2016; Stich, 2019). Post-local SGD begins with every
+    step and becomes local later (Lin, Stich, Patel and Jaggi, 2020). Velocities are never averaged; `cdd` in Theano-MPI
+    sums the workers' velocities instead of gradients, which is the same up to the rate as long as momentum is constant.
     """
 
     collective: Collective = option(Ring(), table=COLLECTIVES, help="the algorithm that makes the mean")
@@ -102,7 +103,11 @@ class Synchronous(Strategy):
         return AverageGradients(self, comm, worker) if self.average == "gradients" else AverageParameters(self, comm, worker)
 
     def seconds(self, nbytes: int, size: int, network: Network) -> float:
-        """The wire's cost with this collective, spread over the steps between two averages (of post-local SGD: once it is local)."""
+        """The wire's cost with this collective, spread over the steps between two averages (of post-local SGD: once it is local).
+
+        As of one bucket, of no known shapes: each further bucket costs its latencies again, overlap hides some of it, and
+        PowerSGD sends less of matrices than of the one vector that is assumed.
+        """
         return self.wire.seconds(nbytes // 4, size, network, self.collective) / self.every
 
 
