@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from workbench.benchmarks import BENCHMARKS
 from workbench.channel.launch import MpiProfile
 from workbench.cli import doctor
 from workbench.cli.listing import GROUPS
+from workbench.comm.network import Network
 from workbench.errors import ClusterNotStarted
 from workbench.job import Job
 from workbench.options import options_of
@@ -38,6 +40,13 @@ def test_help_of_each_command_shows_an_example(name: str) -> None:
     shown = workbench(name, "--help")
     assert shown.returncode == 0
     assert f"Example: workbench {name}" in shown.stdout
+
+
+def test_help_of_bench_names_every_benchmark_and_says_what_its_exit_code_means() -> None:
+    words = " ".join(workbench("bench", "--help").stdout.split())
+    assert ", ".join(BENCHMARKS) in words
+    assert "Exit code 1 if a figure misses its target" in words
+    assert "noisy" in words
 
 
 def test_bad_input_is_a_message_and_exit_code_2(tmp_path: Path) -> None:
@@ -106,6 +115,8 @@ def test_options_are_those_of_the_tables() -> None:
     one = workbench("options", "gossip").stdout
     assert "local steps between two pulls" in one
     assert "collective" not in one
+    network = " ".join(workbench("options", "network").stdout.split())
+    assert all(f"{preset} is {Network.of(preset).words}" in network for preset in Network.PRESETS)
     shown = re.findall(r"^(\S+)  [A-Z]", workbench("options", "wires").stdout, flags=re.M)
     assert [name for name in shown if name in WIRES] == list(WIRES)
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from workbench.benchmarks import BENCHMARKS
 from workbench.cli.screen import output, table
 
 app = typer.Typer(
@@ -105,15 +106,15 @@ def options(
 
 @app.command(epilog="Example: workbench bench step")
 def bench(
-    name: Annotated[str | None, typer.Argument(help="one of the benchmarks; all of them without it")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="fewer repetitions: shows that it runs, its figures are noisy")] = False,
+    name: Annotated[str | None, typer.Argument(help=f"one of {', '.join(BENCHMARKS)}; all of them without it")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="fewer repetitions and noisy figures: a missed target says little")] = False,
     ranks: Annotated[str | None, typer.Option(help="of exchange: numbers of MPI ranks; 2,4 by default")] = None,
     network: Annotated[str | None, typer.Option(help="of exchange and overlap: the network that is emulated, 100M, 1G or 10G; 1G by default")] = None,
     out: Annotated[Path | None, typer.Option(help="of exchange: folder for its table and plots; artefacts/exchange by default")] = None,
 ) -> None:
     """Measure the workbench itself.
 
-    Ctrl-C ends a benchmark; exchange keeps what it has measured."""
+    Exit code 1 if a figure misses its target. Ctrl-C ends a benchmark; exchange keeps what it has measured."""
     from workbench.cli.measuring import measure
 
     raise typer.Exit(measure(name, quick, ranks=ranks, network=network, out=out))

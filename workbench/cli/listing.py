@@ -24,7 +24,7 @@ GROUPS: Final[Mapping[str, Mapping[str, type[Options]]]] = {
     "wires": WIRES,
     "models": MODELS,
     "data": DATA,
-    "simulation": {"network": Network, "device": Device},
+    "networks and devices": {"network": Network, "device": Device},
 }
 """Heading -> name -> what stands under that name."""
 HEAD: Final = ("option", "default", "allowed", "what it is")
@@ -51,6 +51,8 @@ def _show_all(members: Mapping[str, type[Options]]) -> None:
         described = options_of(cls)
         if described:
             output.print(table(HEAD, map(_row, described), words=HEAD))
+        if cls is Network:
+            output.print(f"by name: {'; '.join(f'{preset} is {Network.of(preset).words}' for preset in Network.PRESETS)}", highlight=False)
         output.print()
 
 

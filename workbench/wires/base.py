@@ -32,7 +32,7 @@ class Wire(Options, ABC):
 
     @abstractmethod
     def seconds(self, length: int, size: int, network: Network, collective: Averager, shapes: Sequence[Shape] = ()) -> float:
-        """Cost of one exchange of `length` float32 numbers, parameters of `shapes`, by `collective`; without the arithmetic."""
+        """Seconds of one exchange of `length` float32 numbers, parameters of `shapes`, by `collective` on a `Network`; no arithmetic."""
 
     @abstractmethod
     def bytes_sent(self, length: int, size: int, collective: Averager, shapes: Sequence[Shape] = ()) -> int:
