@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.strategies.world import NETWORK, RATE, gradient_of, start_of, worker_of
+from workbench.benchmarks.allocation import BLOCK_BYTES, peak
 from workbench.collectives import Ring
 from workbench.comm.base import Communicator
 from workbench.comm.virtual import VirtualWorld
@@ -159,6 +160,33 @@ def test_of_equal_numbers_the_first_are_sent() -> None:
     for first, second in VirtualWorld(2, NETWORK).run(body):
         assert first == [0, -2, 2, 0, -2, 0, 0, 0]
         assert second == [1, 0, 0, 0, 0, 2, 0, 1]
+
+
+class Silent:
+    """The first of two ranks, for whom no message is ever under way."""
+
+    rank, size = 0, 2
+
+    def isend(self, *_: object) -> None: ...
+
+    irecv = isend
+
+
+@pytest.mark.parametrize("density", [0.001, 0.1, 1.0])
+@pytest.mark.parametrize("correction", [True, False])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("ties", [True, False])
+def test_after_the_first_exchange_nothing_grows_with_the_segment(density: float, correction: bool, dtype: str, ties: bool) -> None:
+    fresh = np.ones(1 << 18, dtype) if ties else np.random.default_rng(0).standard_normal(1 << 18).astype(dtype)
+    buffer = fresh.copy()
+    exchanged = TopK(density, correction).compressed(Silent(), buffer, [], lambda _: None, lambda: 0.9)  # type: ignore[arg-type, return-value]
+
+    class Exchange:
+        def run(self) -> None:
+            buffer[:] = fresh
+            assert len(list(exchanged.steps())) == 1
+
+    assert peak(Exchange()) < (BLOCK_BYTES if dtype == "float32" else 2 * BLOCK_BYTES)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("length", "density", "count"), [(0, 0.5, 0), (1, 0.01, 1), (99, 0.01, 1), (100, 0.29, 29), (7, 1.0, 7)])

@@ -3,9 +3,9 @@
 Two measures, since neither sees all. `tracemalloc` knows what Python and NumPy allocate, temporaries included: the peak of one
 exchange of 4 MB less that of one of 4 KB is what grows with the buffer (requests and tuples, a few hundred bytes, are in both).
 Torch and the MPI library allocate behind its back: with `mallopt` every block of 64 KB or more becomes a mapping of its own, so that
-filling one costs 16 page faults or more, which the host counts. What is smaller than 64 KB is no buffer of an exchange of 4 MB
-but its requests, or Python's own store of small objects, and counts as nothing. MPI's own all-reduce (`native`) is left out: its
-buffers are the library's.
+filling one costs 16 page faults or more, which the host counts. A figure is the most that either has seen; up to 64 KB are no buffers
+of an exchange of 4 MB but its requests, Python's own store of small objects, or a compressor's block by block. All numbers are
+equal, the worst case of those that choose the largest. MPI's own all-reduce (`native`) is left out: its buffers are the library's.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ import numpy as np
 from mpi4py import MPI
 
 from workbench.benchmarks.figures import Figure, tell
-from workbench.benchmarks.heats import layer, table_of
+from workbench.benchmarks.heats import Entry, layer, refused
 from workbench.collectives import PORTABLE, Planned
 from workbench.comm.mpi import MpiCommunicator
 from workbench.errors import WorkbenchError
-from workbench.wires import WIRES, Codec
+from workbench.wires import WIRES
 
 LARGE, SMALL = 1 << 20, 1 << 10  # numbers: 4 MB and 4 KB
 BLOCK_BYTES: Final = 1 << 16
@@ -40,20 +40,14 @@ def main() -> None:
     comm = MpiCommunicator(world.Dup())
     figures = []
     for name in PORTABLE:
-        found = {wire: allocated(comm, name, wire) for wire in WIRES if not _left_out(name, wire, world.size)}
-        told = {wire: pair for wire, pair in found.items() if pair is not None}
-        if told and name != "native":
-            detail = ", ".join(f"{wire} {seen} B seen, {pages} B of pages" for wire, (seen, pages) in told.items())
-            worst = max(each for pair in told.values() for each in pair)
-            what = f"2 ranks, 4 MB, {name}: allocated by an exchange after the first"
-            figures.append(Figure.at_most(what, worst if worst >= BLOCK_BYTES else 0, 0, "B", detail))
+        wires = [wire for wire in WIRES if name != "native" and not refused(Entry(name, wire), world.size)]
+        found = {wire: pair for wire in wires if (pair := allocated(comm, name, wire)) is not None}
+        if found:
+            detail = ", ".join(f"{wire} {seen} B seen, {pages} B of pages" for wire, (seen, pages) in found.items())
+            worst = max(each for pair in found.values() for each in pair)
+            figures.append(Figure.at_most(f"2 ranks, 4 MB, {name}: allocated by an exchange after the first", worst, BLOCK_BYTES, "B", detail))
     if world.rank == 0:
         tell(figures)
-
-
-def _left_out(collective: str, wire: str, size: int) -> bool:
-    """Whether this pair is not measured."""
-    return not issubclass(WIRES[wire], Codec) or not any(entry.collective == collective for entry in table_of(size, wire))
 
 
 def allocated(comm: MpiCommunicator, collective: str, wire: str) -> tuple[int, int] | None:

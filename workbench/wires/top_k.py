@@ -16,6 +16,9 @@ from workbench.wires.base import Averager, Compressor, Exchanged, Shape
 NUMBER_BYTES: Final = 8
 """Of a number that is sent: its place (int32) and its value (float32)."""
 
+BLOCK: Final = 2048
+"""Numbers that are looked through at once: NumPy makes a new array of the places that it finds, of a block 16 KB at most."""
+
 
 @final
 @dataclass(frozen=True)
@@ -62,7 +65,8 @@ class TopK(Compressor):
 
 @final
 class Sparse:
-    """One segment's exchanges, and what it has not sent yet. An exchange allocates what it needs to find k places, no more."""
+    """One segment's exchanges, and what it has not sent yet. All buffers are made here; of an exchange only the places in two
+    blocks at a time are new (and of float64 numbers what NumPy needs to mix them with float32, 64 KB)."""
 
     def __init__(self, comm: Communicator, numbers: Array, count: int, momentum: Callable[[], float] | None) -> None:
         self.comm, self.numbers, self.count, self.momentum = comm, numbers, count, momentum
@@ -76,6 +80,7 @@ class Sparse:
         self._messages = np.zeros((comm.size, NUMBER_BYTES * count), np.uint8)
         self._places = self._messages[:, : 4 * count].view(np.int32)
         self._values = self._messages[:, 4 * count :].view(np.float32)
+        self._chosen, self._taken = np.empty(count, np.intp), np.empty_like(numbers, shape=count)
 
     def steps(self) -> Iterator[tuple[Request, ...]]:
         """Gather and choose; pass everyone's message on around the ring; sum."""
@@ -96,31 +101,44 @@ class Sparse:
             waiting += velocity
         else:
             waiting += self.numbers
-        places, values = self._places[self.comm.rank], self._values[self.comm.rank]
-        places[:] = self._largest()
-        values[:] = waiting[places]
-        waiting[places] -= values  # zero, or what a float64 has lost on its way
+        chosen, taken, values = self._chosen, self._taken, self._values[self.comm.rank]
+        self._choose_largest()
+        self._places[self.comm.rank] = chosen
+        values[:] = np.take(waiting, chosen, out=taken, mode="clip")  # NumPy would copy `out` to check places that are right
+        taken -= values
+        waiting[chosen] = taken  # zero, or what a float64 has lost on its way
         if velocity is not None:
-            velocity[places] = 0
+            velocity[chosen] = 0
 
-    def _largest(self) -> Array:
-        """The places of the `count` numbers of largest magnitude, in order; of equal ones the first."""
+    def _choose_largest(self) -> None:
+        """The places of the `count` numbers of largest magnitude; of equal ones the first."""
         magnitudes, first = self._magnitudes, self.numbers.size - self.count
         # without its sign, a float's bits are in the order of its size, NaN above all; whole numbers are sorted faster, too
         np.bitwise_and(self.waiting.view(magnitudes.dtype), np.iinfo(magnitudes.dtype).max, out=magnitudes)
         np.copyto(self._sorted, magnitudes)
         self._sorted.partition(first)
         threshold = self._sorted[first]
-        places = np.flatnonzero(np.greater_equal(magnitudes, threshold, out=self._large))
-        surplus = places.size - self.count
-        if surplus:
-            places = np.delete(places, np.flatnonzero(magnitudes[places] == threshold)[-surplus:])
-        return places
+        larger = self._choose_from(np.greater(magnitudes, threshold, out=self._large), 0)
+        self._choose_from(np.equal(magnitudes, threshold, out=self._large), larger)
+
+    def _choose_from(self, large: Array, found: int) -> int:
+        """Choose the first places at which `large`, shape (n,), is true, after those `found` before; how many there are then."""
+        for start in range(0, large.size, BLOCK):
+            places = large[start : start + BLOCK].nonzero()[0][: self.count - found]
+            chosen = self._chosen[found : found + places.size]
+            np.add(places, start, out=chosen)
+            found += places.size
+            if found == self.count:
+                break
+        return found
 
     @np.errstate(over="ignore", invalid="ignore")
     def _sum(self) -> None:
         """In the order of the ranks on all of them, so that all end with the same bits."""
         self.numbers.fill(0)
         for places, values in zip(self._places, self._values, strict=True):
-            self.numbers[places] += values
+            self._chosen[:] = places
+            np.take(self.numbers, self._chosen, out=self._taken, mode="clip")
+            self._taken += values
+            self.numbers[self._chosen] = self._taken
         self.numbers /= self.comm.size
