@@ -61,7 +61,7 @@ class Hierarchical(Collective):
         latency for each later level. Where the two begin at the same instant, the formula lets the chunk go first.
         """
         leaders, largest = self._shape(size)
-        tree, ring = 2 * levels(largest) * network.seconds(nbytes), 2 * (leaders - 1) * network.seconds(nbytes / leaders)
+        tree, ring = 2 * levels(largest) * network.seconds(nbytes), network.ring_seconds(nbytes, leaders)
         last = size - (leaders - 1) * largest
         later = levels(largest) - levels(last)
         if later and (largest - 1) >> levels(last) == (1 << later) - 1:  # it receives on every level from there on
