@@ -73,7 +73,7 @@ COLUMNS: Final = {
     "start_seconds": ("s", "when the step (or span) began, since the start of the run"),
     "end_seconds": ("s", "when the span ended, since the start of the run"),
     "load_seconds": ("s", "from the end of the step before until the mini-batch is there, bookkeeping included"),
-    "compute_seconds": ("s", "forward and backward"),
+    "compute_seconds": ("s", "forward and backward; with overlap also what training itself does meanwhile for the exchange"),
     "update_seconds": ("s", "optimizer"),
     "exchange_seconds": ("s", "time the training thread was blocked by communication, waiting for peers included"),
     "hidden_seconds": (
