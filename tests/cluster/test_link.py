@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from workbench import Cluster, Job, Network
-from workbench.cluster import choices
+from workbench.cluster import choices, registry
 from workbench.cluster.status import ClusterStatus
 from workbench.runs.run import Run
 from workbench.strategies import Gossip, Synchronous
@@ -53,9 +54,27 @@ def test_the_network_belongs_to_the_run_and_not_to_the_ranks(over: Over) -> None
         assert facts(slow.train(job).wait(60))["network"] == {"latency": 1e-3, "bandwidth": 1e8}
         assert facts(plain.train(job).wait(60))["network"] is None
         status = slow.status()
-        assert str(status).splitlines()[0].endswith(", emulated link of 1000 us, 100 MB/s")
+        assert str(status).splitlines()[0].endswith(", emulated link of 1000 us, 100 MB/s for the runs of this object alone")
         assert "emulated link of 1000 us" in status._repr_html_()
         assert "emulated" not in str(plain.status())
+
+
+def test_whoever_attaches_has_the_network_that_the_cluster_was_started_with(cluster4: Cluster, over: Over) -> None:
+    """As after a restart of the kernel: the record of the start says it."""
+    started = registry.read(cluster4.name)
+    assert started is not None
+    registry.write(replace(started, network=Network.of("100M")))
+    try:
+        from_afar = Cluster(4, name=cluster4.name, devices="cpu")
+        assert "emulated link of 100 us, 12.5 MB/s\n" in str(from_afar.status())
+        with over(None) as same, over("1G") as other:
+            run = same.train(Job(model_options=WIDE, steps=1)).wait(60)
+            assert facts(run)["network"] == {"latency": 100e-6, "bandwidth": 12.5e6}
+            assert str(same.status()).splitlines()[0].endswith(", emulated link of 100 us, 12.5 MB/s")
+            assert str(other.status()).splitlines()[0].endswith(", emulated link of 50 us, 125 MB/s for the runs of this object alone")
+            assert str(cluster4.status()).splitlines()[0].endswith(", real links for the runs of this object alone")
+    finally:
+        registry.write(started)
 
 
 def test_an_abort_ends_a_message_that_is_long_under_way(over: Over) -> None:

@@ -15,6 +15,7 @@ from workbench.cluster import registry
 from workbench.cluster.facts import cluster_facts, git_commit
 from workbench.cluster.status import ClusterStatus, RankStatus
 from workbench.cluster.trouble import explain
+from workbench.comm.network import Network
 from workbench.errors import ClusterGone, ClusterNotStarted
 
 
@@ -93,7 +94,7 @@ def test_the_log_and_the_likely_cure_are_shown(log: str, cure: str) -> None:
 
 
 def test_the_registry_survives_a_torn_file() -> None:
-    record = registry.Record("torn", 3, "mpi", [0, 1], mpi="Open MPI 5")
+    record = registry.Record("torn", 3, "mpi", [0, 1], mpi="Open MPI 5", network=Network(latency=1e-3))
     registry.write(record)
     assert registry.read("torn") == record
     assert record.describe() == "ranks=3, devices=[0, 1], launcher='mpi'"

@@ -41,11 +41,10 @@ class Cluster:
     """MPI ranks that stand ready behind a notebook.
 
     `ranks`: how many; None: those of the cluster of this name if it is up, else one per core and at least two.
-    `devices`: "auto" (the GPUs of the host in turn, or processors), "cpu", or a list of GPUs. `name` tells clusters of
-    one user apart. `network`: an emulated link (a Network or the name of a preset: "100M", "1G", "10G") for the runs of this
-    object, whoever has started the ranks; None: what there is. `folder`: where the folders of runs are made. In a `with`
-    statement the cluster is stopped at the end, if it was started by this object, even when this process is killed;
-    without one it outlives the process.
+    `devices`: "auto" (the GPUs of the host in turn, or processors), "cpu", or a list of GPUs. `name` tells clusters of one user apart.
+    `network`: an emulated link (a Network or the name of a preset: "100M", "1G", "10G") for the runs of this object, whatever the ranks
+    were started with; None: the one they were started with, if any. `folder`: where the folders of runs are made. In a `with` statement
+    the cluster is stopped at the end, if this object started it, even when this process is killed; without one it outlives the process.
     """
 
     def __init__(
@@ -74,7 +73,7 @@ class Cluster:
 
     @classmethod
     def attach(cls, name: str = "default", folder: str | Path = "runs", network: Network | str | None = None) -> Self:
-        """The cluster of this name, which must be up; runs go over `network`. ClusterGone if it is not."""
+        """The cluster of this name, which must be up; `network`: as in `Cluster(...)`. ClusterGone if it is not."""
         record = registry.read(registry.check_name(name))
         states = {listed.name: listed.state for listed in registry.running()}
         if record is None or states.get(name) != "up":
@@ -152,7 +151,9 @@ class Cluster:
         wrong = f"{some_ranks(missing)} missing" if missing else f"no run can begin any more: {spoiled}" if spoiled else ""
         note = f"{wrong}; start fresh ranks: cluster.restart()" if wrong else ""
         mpi = next((str(told["mpi"]) for told in hello.values()), "")
-        return ClusterStatus(self.name, self.ranks, self.launcher, "damaged" if wrong else "up", mpi, rows, note, self.network)
+        record = registry.read(self.name)
+        apart, state = record is not None and record.network != self.network, "damaged" if wrong else "up"
+        return ClusterStatus(self.name, self.ranks, self.launcher, state, mpi, rows, note, self.network, apart)
 
     def train(self, job: Job) -> Run:
         """Start a run of `job` on all ranks, and the cluster if it was not started yet; returns at once.
@@ -246,6 +247,7 @@ class Cluster:
             return False
         self.ranks = self.ranks or (record.ranks if record is not None else 1)
         choices.check_same(self.name, self._record(), record)
+        self.network = self.network or (record and record.network)
         return self._engines.attach()
 
     def _launch(self, timeout: float) -> None:
@@ -273,8 +275,8 @@ class Cluster:
     def _record(self) -> registry.Record:
         assert self.ranks is not None
         devices = self.devices if isinstance(self.devices, str) else list(self.devices)
-        mpi = self._engines.mpi.library if self._engines.mpi is not None else ""
-        return registry.Record(self.name, self.ranks, self.launcher, devices, mpi, socket.gethostname(), sys.executable, __version__, time.time())
+        mpi, host = self._engines.mpi.library if self._engines.mpi is not None else "", socket.gethostname()
+        return registry.Record(self.name, self.ranks, self.launcher, devices, mpi, host, sys.executable, __version__, time.time(), self.network)
 
     def _up(self) -> Link:
         if self._engines.link is None:
@@ -288,8 +290,8 @@ class Cluster:
         """What the cluster is, as far as can be seen without a connection."""
         record = registry.read(self.name)
         if record is not None and record.state == "up" and self._engines.processes.up():
-            note = "attach to it: cluster.start()"
-            return ClusterStatus(self.name, record.ranks, record.launcher, DETACHED, record.mpi, note=note, network=self.network)
+            note, network = "attach to it: cluster.start()", self.network or record.network
+            return ClusterStatus(self.name, record.ranks, record.launcher, DETACHED, record.mpi, [], note, network, record.network != network)
         return ClusterStatus(self.name, self.ranks, self.launcher, "down", note="start it: cluster.start()", network=self.network)
 
     def _end_run(self) -> None:

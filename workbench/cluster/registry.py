@@ -15,6 +15,7 @@ import psutil
 from workbench.channel import reaper
 from workbench.channel.processes import Processes, profile_dir
 from workbench.cluster.engines import Engines
+from workbench.comm.network import Network
 from workbench.errors import RunFolderDamaged, WorkbenchError
 from workbench.store import read_json, write_json
 
@@ -33,7 +34,8 @@ def check_name(name: str) -> str:
 @final
 @dataclass(frozen=True)
 class Record:
-    """What a cluster was started with. `devices` is "auto", "cpu" or a list; `started` is in seconds since 1970.
+    """What a cluster was started with. `devices` is "auto", "cpu" or a list; `started` is in seconds since 1970;
+    `network` is the emulated link of its runs where whoever attaches names no other.
 
     `state` is "starting" until all ranks have come, also in a restart, then "up". `starter` is the process that starts
     it: its number, and when it began in seconds since 1970.
@@ -48,6 +50,7 @@ class Record:
     python: str = ""
     version: str = ""
     started: float = 0.0
+    network: Network | None = None
     state: str = "up"
     starter: int = 0
     starter_began: float = 0.0
@@ -73,8 +76,9 @@ def read(name: str, folder: Path | None = None) -> Record | None:
     try:
         told = read_json(_path(name, folder))
         known = {f.name for f in fields(Record)}
-        return Record(**{key: value for key, value in told.items() if key in known})
-    except (OSError, RunFolderDamaged, TypeError, AttributeError):
+        record = Record(**{key: value for key, value in told.items() if key in known})
+        return replace(record, network=Network.from_json(told["network"])) if record.network is not None else record
+    except (OSError, RunFolderDamaged, TypeError, AttributeError, ValueError):
         return None
 
 

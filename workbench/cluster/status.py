@@ -39,6 +39,8 @@ class ClusterStatus:
     note: str = ""
     network: Network | None = None
     """The emulated link that the runs of this cluster object go over; None: the real one."""
+    apart: bool = False
+    """Whether the ranks were started with another link, or none."""
 
     @property
     def attached(self) -> bool:
@@ -67,7 +69,8 @@ class ClusterStatus:
 
     def _head(self) -> str:
         ranks = "" if self.ranks is None else f", {self.ranks} rank{'s' if self.ranks != 1 else ''}"
-        facts = [f"launcher {self.launcher}", self.mpi, f"emulated link of {self.network.words}" if self.network is not None else ""]
+        link = f"emulated link of {self.network.words}" if self.network is not None else ""
+        facts = [f"launcher {self.launcher}", self.mpi, f"{link or 'real links'} for the runs of this object alone" if self.apart else link]
         return f"cluster {self.name!r}: {self.state}{ranks}, {', '.join(filter(None, facts))}"
 
     def _cells(self) -> list[tuple[str, ...]]:
