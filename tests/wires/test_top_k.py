@@ -192,3 +192,21 @@ def test_after_the_first_exchange_nothing_grows_with_the_segment(density: float,
 @pytest.mark.parametrize(("length", "density", "count"), [(0, 0.5, 0), (1, 0.01, 1), (99, 0.01, 1), (100, 0.29, 29), (7, 1.0, 7)])
 def test_how_many_are_sent(length: int, density: float, count: int) -> None:
     assert TopK(density=density).count(length) == count
+
+
+def test_one_huge_number_of_a_float64_passes() -> None:
+    """What does not fit in a message waits and goes later; nothing becomes infinite."""
+
+    def body(comm: Communicator) -> list[float]:
+        buffer = np.zeros(3)
+        plan = Ring().plan(comm, buffer, TopK(density=1.0, correction=False))
+        seen = []
+        for value in (1e39, 0.0, 0.0, 0.0):
+            buffer[:] = value
+            plan.run()
+            seen.append(float(buffer[0]))
+        return seen
+
+    for seen in VirtualWorld(2).run(body):
+        assert np.isfinite(seen).all()
+        assert sum(seen) == pytest.approx(1e39)

@@ -13,6 +13,9 @@ from workbench.comm.network import Network
 from workbench.options import option
 from workbench.wires.base import Averager, Compressor, Exchanged, Shape
 
+LARGEST: Final = float(np.finfo(np.float32).max)
+"""Of a number that is sent; what a float64 is beyond it waits."""
+
 NUMBER_BYTES: Final = 8
 """Of a number that is sent: its place (int32) and its value (float32)."""
 
@@ -104,7 +107,8 @@ class Sparse:
         chosen, taken, values = self._chosen, self._taken, self._values[self.comm.rank]
         self._choose_largest()
         self._places[self.comm.rank] = chosen
-        values[:] = np.take(waiting, chosen, out=taken, mode="clip")  # NumPy would copy `out` to check places that are right
+        np.take(waiting, chosen, out=taken, mode="clip")  # NumPy would copy `out` to check places that are right
+        np.clip(taken, -LARGEST, LARGEST, out=values) if taken.itemsize > values.itemsize else np.copyto(values, taken)
         taken -= values
         waiting[chosen] = taken  # zero, or what a float64 has lost on its way
         if velocity is not None:
