@@ -13,10 +13,12 @@ from mpi4py import MPI
 from tests.laws import broken
 from tests.mpi.ranks import bounds, groups, messages
 from workbench.collectives import Ring
+from workbench.comm import nic
 from workbench.comm.base import ANY, Communicator, Request
 from workbench.comm.link import LinkedCommunicator
+from workbench.comm.mpi_request import keep
 from workbench.comm.network import Network
-from workbench.comm.nic import ENOUGH
+from workbench.comm.nic import ENOUGH, Nic
 from workbench.errors import Aborted, PeerLost
 
 FAST = Network(latency=20e-6, bandwidth=1e10)
@@ -107,6 +109,102 @@ def probes(comm: LinkedCommunicator) -> Iterator[str]:
     comm.wait(comm.irecv(second, left, 3), *sends)
     if (first[-1], second[-1], receive.source) != (1, 2, left):
         yield f"what was probed is {first[-1]}, {second[-1]} from {receive.source}"
+
+
+def lateness(comm: LinkedCommunicator) -> Iterator[str]:
+    """What has long arrived does not wait for what came later, however late it is asked for; of several, any takes what came first."""
+    rank, last = comm.rank, comm.size - 1
+    if last < 2:
+        return
+    held, small = np.zeros(10 * BIG, np.uint8), np.zeros(1000, np.uint8)
+
+    def posted_late() -> None:
+        if rank == 1:
+            comm.wait(comm.isend(small, 0, 1))
+        elif rank == 2:
+            time.sleep(0.05)
+            comm.wait(comm.isend(held, 0, 2))
+        elif rank == 0:
+            long = comm.irecv(held, 2, 2)
+            while comm.nic.rx_free == free:
+                comm.test(long)
+            short = comm.irecv(small, 1, 1)
+            comm.wait(short)
+            ahead.append(long.done or comm.test(long))
+            comm.wait(long)
+
+    def overtaken() -> None:
+        if rank == 1:  # this one leaves only after another that is large
+            comm.wait(comm.isend(held, 2, 1), comm.isend(small, 0, 1))
+        elif rank == 2:
+            large = comm.irecv(held, 1, 1)
+            time.sleep(0.05)
+            comm.wait(large, comm.isend(small, 0, 1))
+        elif rank == 0:
+            while not comm.iprobe(ANY, 1):
+                time.sleep(1e-4)
+            order = [comm.irecv(small, ANY, 1) for _ in range(2)]
+            comm.wait(*order)
+            sources.extend(receive.source for receive in order)
+
+    free, ahead, sources = comm.nic.rx_free, list[bool](), list[int]()
+    took(comm, posted_late)
+    took(comm, overtaken)
+    if ahead == [True]:
+        yield "what had arrived was there only after what came later"
+    if rank == 0 and sources != [2, 1]:
+        yield f"messages were taken in the order {sources}, which is not that in which they arrived"
+
+
+def taking_the_port(comm: LinkedCommunicator) -> Iterator[str]:
+    """A message that is asked for late has the time at which the port was free for it, and what comes in turn has no gaps."""
+    port = Nic(Network(latency=0.0, bandwidth=1.0), lambda words: None)
+
+    def due(*messages: tuple[float, int]) -> list[float]:
+        """Of messages (begins, bytes) that are settled one by one."""
+        port.taken.clear()
+        arrivals = []
+        for begins, nbytes in messages:
+            arrivals.append(port.announce(np.array([begins + nbytes, nbytes, 0, comm.rank + 1]), comm.rank))
+            port.settle(np.inf)
+        return [float(arrival.due or 0.0) for arrival in arrivals]
+
+    for what, found, should in (
+        ("in order", due((0, 2), (1, 2), (9, 1)), [2, 4, 10]),
+        ("long before", due((5, 3), (0, 2)), [8, 2]),
+        ("without room", due((5, 3), (4, 2), (0, 4), (1, 1)), [8, 10, 4, 5]),
+        ("a gap of the same length", due((3.3, 0), (0.1, 1), (1.1 + 1e-12, 2), (3.1, 1)), [3.3, 1.1, 3.1, 4.3]),
+    ):
+        if not np.allclose(found, should, rtol=0, atol=1e-9):
+            yield f"{what}: the messages are there at {found}, not {should}"
+
+
+def abandoned(comm: LinkedCommunicator) -> Iterator[str]:
+    """What a library still writes into outlives those who asked for it; what is complete is let go."""
+    crawl = linked(Network(latency=0.0, bandwidth=100.0))
+    kept: list[np.ndarray] = []
+
+    def noting(handle: MPI.Request, *buffers: np.ndarray) -> None:
+        keep(handle, *buffers)
+        kept.extend(buffers)
+
+    nic.keep, before = noting, nic.keep
+    try:
+        own = [crawl.isend(np.zeros(1), comm.rank), crawl.irecv(np.zeros(1), comm.rank)]
+        crawl.wait(*own)
+        own.clear()
+        if kept:
+            yield f"{len(kept)} arrays of what was complete are kept"
+        receive = crawl.irecv(np.zeros(1), comm.rank, 9)
+        assert isinstance(receive, nic.LinkedReceive)
+        header = receive.header
+        crawl.nic.expected.clear()
+        del receive
+        if not any(each is header for each in kept):
+            yield "the header of an abandoned receive is not kept"
+        crawl.wait(crawl.isend(np.zeros(1), comm.rank, 9))
+    finally:
+        nic.keep = before
 
 
 def patience(comm: LinkedCommunicator) -> Iterator[str]:
@@ -228,7 +326,7 @@ def main() -> None:
     found = broken(fast, lengths=(0, 5, 1023, 20_003), count=1)
     for law in (messages, bounds, groups):
         found += law(fast)
-    for law in (one_port, order, probes, patience, reduces, exchanges, endings, honesty):
+    for law in (one_port, order, probes, lateness, taking_the_port, abandoned, patience, reduces, exchanges, endings, honesty):
         found += law(slow)
     everything = MPI.COMM_WORLD.gather(found)
     if slow.rank == 0 and everything is not None:

@@ -17,7 +17,7 @@ from workbench.comm.base import ANY, Array, Communicator, Op, Request, Traffic, 
 from workbench.comm.mpi import LOOK_SECONDS, MpiCommunicator
 from workbench.comm.mpi_request import MpiRequest
 from workbench.comm.network import Network
-from workbench.comm.nic import LinkedReceive, LinkedReduce, LinkedSend, Nic
+from workbench.comm.nic import Arrival, LinkedReceive, LinkedReduce, LinkedSend, Nic
 from workbench.comm.progress import LOOK_SECONDS as THREAD_SECONDS
 from workbench.errors import WorkbenchError
 
@@ -70,11 +70,12 @@ class LinkedCommunicator(MpiCommunicator):
         peer, nic = self._peer("irecv", source, tag), self.nic
         checked(buffer)
         with nic.lock:
-            header = self._found(peer, tag)
-            if header is not None:
-                nic.found[self._tag + tag] = [other for other in nic.found[self._tag + tag] if other is not header]
-                receive = LinkedReceive(self, buffer, source, header, MPI.REQUEST_NULL)
-                receive.announced()
+            found = self._firsts(peer, tag)
+            if found:
+                receive = LinkedReceive(self, buffer, source, np.zeros(0), MPI.REQUEST_NULL)
+                arrival = min(found, key=lambda arrival: arrival.begins)
+                nic.found[self._tag + tag].remove(arrival)
+                receive.announced(arrival)
                 return receive
             header = np.zeros(4)
             receive = LinkedReceive(self, buffer, source, header, self._family.comm.Irecv(header, peer, self._tag + tag))
@@ -85,15 +86,10 @@ class LinkedCommunicator(MpiCommunicator):
         """Whether a message has arrived. Its header is kept for the receive that will take it."""
         peer, nic = self._peer("iprobe", source, tag), self.nic
         with nic.lock:
-            header = self._found(peer, tag)
-            if header is None:
-                message = self._family.comm.Improbe(peer, self._tag + tag)
-                if message is None:
-                    return False
-                header = np.zeros(4)
-                message.Irecv(header).Wait()  # it is there
-                nic.found.setdefault(self._tag + tag, []).append(header)
-            return int(header[3]) == self.myself or nic.arrival(header[0], header[1]) <= time.perf_counter()
+            found = self._firsts(peer, tag)
+        now = time.perf_counter()
+        nic.settle(now)
+        return any(arrival.due is not None and arrival.due <= now for arrival in found)
 
     def iallreduce(self, buffer: Array, op: Op = "sum") -> Request:
         """Collective. Start the library's all-reduce, in place."""
@@ -144,10 +140,18 @@ class LinkedCommunicator(MpiCommunicator):
         handle = self._family.comm.Irecv(buffer, source, self._family.tag_limit + 1 + number)
         return MpiRequest(self, handle, "message from", self._positions[source], buffer, MPI.Status())
 
-    def _found(self, peer: int, tag: int) -> Array | None:
-        """The first header that `iprobe` has found of this peer."""
-        found = self.nic.found.get(self._tag + tag, ())
-        return next((header for header in found if peer in (MPI.ANY_SOURCE, int(header[3]))), None)
+    def _firsts(self, peer: int, tag: int) -> list[Arrival]:
+        """Of the messages that are announced and that no receive is posted for, the first of each source. The caller holds the lock."""
+        comm, found = self._family.comm, self.nic.found.setdefault(self._tag + tag, [])
+        while (message := comm.Improbe(peer, self._tag + tag)) is not None:
+            header = np.zeros(4)
+            message.Irecv(header).Wait()  # it is there
+            found.append(self.nic.announce(header, self.myself))
+        firsts: dict[int, Arrival] = {}
+        for arrival in found:
+            if peer in (MPI.ANY_SOURCE, arrival.source):
+                firsts.setdefault(arrival.source, arrival)
+        return list(firsts.values())
 
     def _made(self, comm: MPI.Intracomm, members: list[int], rank: int, tag: int, traffic: Traffic) -> LinkedCommunicator:
         child = object.__new__(LinkedCommunicator)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import heapq
 import threading
 import time
+from bisect import bisect_right
 from collections.abc import Callable
+from operator import itemgetter
 from typing import TYPE_CHECKING, Final, final
 
 from mpi4py import MPI
 
 from workbench.comm.base import ANY, Array
-from workbench.comm.mpi_request import MpiRequest
+from workbench.comm.mpi_request import MpiRequest, keep
 from workbench.comm.network import Network
 
 if TYPE_CHECKING:
@@ -19,6 +21,23 @@ if TYPE_CHECKING:
 
 ENOUGH: Final = 200  # messages that were waited for, before it is said that they come late
 LATE: Final = 0.1  # of the time that they should take
+REMEMBERED: Final = 1000  # messages: what is taken in so late that as many have come since had the port for itself
+ROUNDING: Final = 1e-9  # seconds: of sums of clock readings
+
+
+@final
+class Arrival:
+    """A message whose header has come: when its first byte does, and, once that has, when all of it is there."""
+
+    __slots__ = ("begins", "due", "nbytes", "number", "seconds", "source")
+
+    def __init__(self, header: Array, bandwidth: float, myself: int) -> None:
+        told, self.nbytes, self.number, self.source = float(header[0]), int(header[1]), int(header[2]), int(header[3])
+        own = self.source == myself
+        self.seconds = 0.0 if own else self.nbytes / bandwidth
+        """For which it takes the port."""
+        self.begins = told - self.seconds
+        self.due: float | None = told if own else None
 
 
 @final
@@ -28,13 +47,15 @@ class Nic:
     def __init__(self, network: Network, report: Callable[[str], None]) -> None:
         self.network, self._report = network, report
         self.lock = threading.Lock()
-        self.tx_free = self.rx_free = 0.0
+        self.tx_free = 0.0
+        self.taken: list[tuple[float, float]] = []
+        """When the port has been taken, or will be, by what arrives: from, until."""
         self.expected: list[LinkedReceive] = []
         """Receives, in the order in which they were posted, whose header has not come yet."""
-        self.arriving: list[tuple[float, int, LinkedReceive]] = []
+        self.arriving: list[tuple[float, int, Arrival]] = []
         """Announced messages by when their first byte comes: a heap."""
-        self.found: dict[int, list[Array]] = {}
-        """Tag -> headers that `iprobe` has found and no receive has taken yet."""
+        self.found: dict[int, list[Arrival]] = {}
+        """Tag -> announced messages that no receive has taken yet."""
         self.number = 0
         self._late = self._due = 0.0
         self._messages = 0
@@ -45,15 +66,17 @@ class Nic:
             self.tx_free = max(time.perf_counter(), self.tx_free) + nbytes / self.network.bandwidth
             return self.tx_free, self.tx_free + self.network.latency
 
-    def arrival(self, told: float, nbytes: float) -> float:
-        """When a message is there that arrives at `told`, or as soon as the port has taken in what came before."""
-        return max(told, self.rx_free + nbytes / self.network.bandwidth)
+    @property
+    def rx_free(self) -> float:
+        """From when on nothing arrives any more."""
+        return self.taken[-1][1] if self.taken else 0.0
 
     def meet(self, latest: float, nbytes: int, size: int) -> float:
         """When an all-reduce is through that the last rank has entered at `latest`: after a ring's time, one all-reduce after the other."""
         with self.lock:
             begin = max(latest, self.tx_free, self.rx_free)
-            self.tx_free = self.rx_free = begin + 2 * (size - 1) / size * nbytes / self.network.bandwidth
+            self.tx_free = begin + 2 * (size - 1) / size * nbytes / self.network.bandwidth
+            self.taken.append((begin, self.tx_free))
             return begin + self.network.ring_seconds(nbytes, size)
 
     def take_in(self) -> None:
@@ -61,15 +84,34 @@ class Nic:
         with self.lock:
             if self.expected and (come := MPI.Request.Testsome([receive.handle for receive in self.expected])):
                 for index in come:
-                    self.expected[index].announced()
+                    receive = self.expected[index]
+                    receive.announced(self.announce(receive.header, receive.owner.myself))
                 self.expected = [receive for receive in self.expected if receive.content is None]
 
+    def announce(self, header: Array, myself: int) -> Arrival:
+        """Queue a message for the port. The caller holds the lock."""
+        arrival = Arrival(header, self.network.bandwidth, myself)
+        if arrival.due is None:
+            heapq.heappush(self.arriving, (arrival.begins, id(arrival), arrival))
+        return arrival
+
     def settle(self, now: float) -> None:
-        """Take in what has begun to arrive, in the order in which it did: whoever began earlier has been announced by now."""
+        """Let arrive what has begun to, in the order in which it did."""
         with self.lock:
             while self.arriving and self.arriving[0][0] <= now:
-                receive = heapq.heappop(self.arriving)[2]
-                receive.due = self.rx_free = self.arrival(receive.header[0], receive.header[1])
+                arrival = heapq.heappop(self.arriving)[2]
+                arrival.due = self._take(arrival.begins, arrival.seconds)
+
+    def _take(self, begins: float, seconds: float) -> float:
+        """Take the port for so long, as soon as it is free; until when. What is asked for late has arrived before what came later."""
+        taken = self.taken
+        index = bisect_right(taken, begins, key=itemgetter(1))
+        while index < len(taken) and taken[index][0] < begins + seconds - ROUNDING:
+            begins = taken[index][1]
+            index += 1
+        taken.insert(index, (begins, begins + seconds))
+        del taken[:-REMEMBERED]
+        return begins + seconds
 
     def note(self, late: float, seconds: float) -> None:
         """A message that was waited for, and should take `seconds`, has come `late` seconds late."""
@@ -83,14 +125,19 @@ class Nic:
 
 
 class LinkedRequest:
-    """Something that is complete once it has moved and its time has come."""
+    """Something that is complete once it has moved and its time has come. With its content goes a `header`, under a `handle` of its own."""
 
-    __slots__ = ("content", "done", "due", "owner", "seconds")
+    __slots__ = ("content", "done", "due", "handle", "header", "owner", "seconds")
 
-    def __init__(self, owner: LinkedCommunicator, content: MpiRequest | None, due: float | None, seconds: float = 0.0) -> None:
+    def __init__(self, owner: LinkedCommunicator, content: MpiRequest | None, due: float | None, header: Array, handle: MPI.Request) -> None:
         self.owner, self.content, self.due, self.done = owner, content, due, False
-        self.seconds = seconds
+        self.header, self.handle = header, handle
+        self.seconds = 0.0
         """What it takes on the link; 0 where nobody waits for it to arrive."""
+
+    def __del__(self) -> None:
+        if self.handle:
+            keep(self.handle, self.header)
 
     def __str__(self) -> str:
         return str(self.content)
@@ -134,11 +181,7 @@ class LinkedRequest:
 class LinkedSend(LinkedRequest):
     """A message and its header; complete once it has left."""
 
-    __slots__ = ("handle", "header")
-
-    def __init__(self, owner: LinkedCommunicator, content: MpiRequest, due: float, header: Array, handle: MPI.Request) -> None:
-        super().__init__(owner, content, due)
-        self.header, self.handle = header, handle
+    __slots__ = ()
 
     def moved(self) -> bool:
         """Whether the library is done with both."""
@@ -149,37 +192,36 @@ class LinkedSend(LinkedRequest):
 class LinkedReceive(LinkedRequest):
     """A message of which first the header is received, (arrival, bytes, number, source), and then under its number the content."""
 
-    __slots__ = ("begins", "buffer", "handle", "header", "peer")
+    __slots__ = ("arrival", "buffer", "peer")
 
     def __init__(self, owner: LinkedCommunicator, buffer: Array, peer: int, header: Array, handle: MPI.Request) -> None:
-        super().__init__(owner, None, None)
-        self.buffer, self.peer, self.header, self.handle = buffer, peer, header, handle
-        self.begins = 0.0
+        super().__init__(owner, None, None, header, handle)
+        self.buffer, self.peer = buffer, peer
+        self.arrival: Arrival | None = None
 
     def __str__(self) -> str:
         return f"message from {'all' if self.peer == ANY else self.peer}"
 
-    def announced(self) -> None:
-        """The header has come: queue for the port, and receive the content. The caller holds the lock."""
-        owner, nic = self.owner, self.owner.nic
-        arrival, nbytes, number, source = self.header
-        if int(source) == owner.myself:
-            self.due = arrival
-        else:
-            self.begins = arrival - nbytes / nic.network.bandwidth
-            heapq.heappush(nic.arriving, (self.begins, id(self), self))
-            self.seconds = nic.network.seconds(nbytes)
-        self.content = owner.content_of(self.buffer, int(source), int(number))
+    def announced(self, arrival: Arrival) -> None:
+        """The header has come: receive the content. The caller holds the lock."""
+        self.arrival = arrival
+        if arrival.source != self.owner.myself:
+            self.seconds = self.owner.nic.network.seconds(arrival.nbytes)
+        self.content = self.owner.content_of(self.buffer, arrival.source, arrival.number)
 
     @property
     def wakes(self) -> float | None:
         """When it begins to arrive; from then on, when it is there."""
-        return self.begins if self.due is None and self.content is not None and self.content.done else super().wakes
+        if self.due is None and self.arrival is not None and self.content is not None and self.content.done:
+            return self.arrival.begins
+        return super().wakes
 
     def due_by(self, now: float) -> bool:
         """Whether it is there; only once it begins to arrive it is known when that will be."""
-        if self.due is None and self.begins <= now:
+        assert self.arrival is not None
+        if self.due is None and self.arrival.begins <= now:
             self.owner.nic.settle(now)
+            self.due = self.arrival.due
         return super().due_by(now)
 
     def moved(self) -> bool:
@@ -191,13 +233,13 @@ class LinkedReceive(LinkedRequest):
 
 @final
 class LinkedReduce(LinkedRequest):
-    """An all-reduce of the library, and another that tells when the last rank has entered."""
+    """An all-reduce of the library, and as its header another that tells when the last rank has entered."""
 
-    __slots__ = ("entered", "handle", "nbytes")
+    __slots__ = ("nbytes",)
 
     def __init__(self, owner: LinkedCommunicator, content: MpiRequest, nbytes: int, entered: Array, handle: MPI.Request) -> None:
-        super().__init__(owner, content, None)
-        self.nbytes, self.entered, self.handle = nbytes, entered, handle
+        super().__init__(owner, content, None, entered, handle)
+        self.nbytes = nbytes
 
     def moved(self) -> bool:
         """Whether the library is done with both; then it is known when the link is."""
@@ -205,6 +247,6 @@ class LinkedReduce(LinkedRequest):
             return False
         if self.due is None:
             nic, size = self.owner.nic, self.owner.size
-            self.due = nic.meet(float(self.entered[0]), self.nbytes, size)
+            self.due = nic.meet(float(self.header[0]), self.nbytes, size)
             self.seconds = nic.network.ring_seconds(self.nbytes, size)
         return True
