@@ -148,6 +148,53 @@ def test_it_goes_on_while_the_rank_waits_for_something_else_or_polls() -> None:
     assert max(VirtualWorld(4, NO_LATENCY).run(body)) < 0.1
 
 
+def test_it_goes_on_while_the_rank_only_polls() -> None:
+    def body(comm: Communicator) -> float:
+        _, plans = buckets(comm, Ring(), (30_000,), "float32")
+        request = comm.follow(plans[0].steps())
+        while not request.done:
+            assert comm.test()
+        return comm.now()
+
+    for seconds in VirtualWorld(3, NO_LATENCY).run(body):
+        assert seconds == pytest.approx(Ring().seconds(120_000, 3, NO_LATENCY), rel=0.01)
+
+
+def test_polls_without_requests_end_too() -> None:
+    """By what steps raise, which is told to whoever asks, by a deadlock, and by an abort."""
+
+    def stuck(comm: Communicator) -> Iterator[tuple[Any, ...]]:
+        yield (comm.irecv(np.zeros(1), 0, 5),)
+
+    def failing(comm: Communicator) -> Iterator[tuple[Any, ...]]:
+        yield (comm.irecv(np.zeros(1), comm.rank), comm.isend(np.zeros(1), comm.rank))
+        raise RuntimeError("out of luck")
+
+    def failed(comm: Communicator) -> None:
+        request = comm.follow(failing(comm))
+        while not request.done:
+            comm.test()
+        for ask in (comm.test, comm.wait):
+            with pytest.raises(RuntimeError, match="out of luck"):
+                ask(request)
+
+    def polls(comm: Communicator) -> None:
+        request = comm.follow(stuck(comm))
+        while not request.done:
+            comm.test()
+
+    def idle(comm: Communicator) -> None:
+        while comm.test():
+            looks.append(None)
+
+    looks: list[None] = []
+    VirtualWorld(2).run(failed)
+    with pytest.raises(Deadlock, match=r"irecv from rank 0 \(tag 5\)"):
+        VirtualWorld(2).run(polls)
+    with pytest.raises(Aborted):
+        VirtualWorld(2, aborted=lambda: len(looks) > 5).run(idle)
+
+
 def test_traffic_is_the_same_as_without() -> None:
     def counts(comm: Communicator) -> tuple[int, ...]:
         return comm.traffic.total_sent_bytes, comm.traffic.total_sent_messages, comm.traffic.received_bytes

@@ -69,6 +69,7 @@ class Followed(Pending):
         self.due = None
         self.home.following.under_way.remove(self)
         self.known(clock)
+        self.done = True  # on real ranks too: whoever waits is told what went wrong
 
     def __repr__(self) -> str:
         texts = dict.fromkeys(repr(request) for request in self._pending if request.time is None)

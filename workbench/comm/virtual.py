@@ -159,11 +159,15 @@ class VirtualCommunicator(Communicator):
     def test(self, *requests: Request) -> bool:
         """Whether all are complete at this rank's clock; ranks that are behind run first. See POLL_SECONDS for the cost."""
         waiting: tuple[Any, ...] = tuple(request for request in requests if not request.done)
-        if not waiting:
-            return True
-        if not self._poll(waiting, lambda: [request.time for request in waiting], all):
-            return False
-        self._report(waiting)
+        if waiting:
+            if not self._poll(waiting, lambda: [request.time for request in waiting], all):
+                return False
+        elif under_way := tuple(self._node.following.under_way):
+            self._poll(under_way, lambda: [followed.time for followed in under_way], any)
+        else:
+            self._baton.check()
+        if requests:
+            self._report(requests)
         return True
 
     def wait(self, *requests: Request) -> None:
@@ -253,8 +257,8 @@ class VirtualCommunicator(Communicator):
                         raise ValueError(request.error)
                     if request.message is not None:
                         self.traffic.received_bytes += request.message.nbytes
-                elif type(request) is Followed and request.failure is not None:
-                    raise request.failure
+            if type(request) is Followed and request.failure is not None:
+                raise request.failure
 
     def _poll(self, what: Any, times: Callable[[], list[float | None]], enough: Callable[[Iterable[bool]], bool]) -> bool:
         """Whether enough of `times` have come; if not, the clock goes on a little, but never past what comes next for this rank."""
