@@ -171,6 +171,7 @@ def taking_the_port(comm: LinkedCommunicator) -> Iterator[str]:
 
     for what, found, should in (
         ("in order", due((0, 2), (1, 2), (9, 1)), [2, 4, 10]),
+        ("an empty one in turn", due((0, 2), (1, 2), (2, 0)), [2, 4, 4]),
         ("long before", due((5, 3), (0, 2)), [8, 2]),
         ("without room", due((5, 3), (4, 2), (0, 4), (1, 1)), [8, 10, 4, 5]),
         ("a gap of the same length", due((3.3, 0), (0.1, 1), (1.1 + 1e-12, 2), (3.1, 1)), [3.3, 1.1, 3.1, 4.3]),

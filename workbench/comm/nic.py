@@ -106,7 +106,7 @@ class Nic:
         """Take the port for so long, as soon as it is free; until when. What is asked for late has arrived before what came later."""
         taken = self.taken
         index = bisect_right(taken, begins, key=itemgetter(1))
-        while index < len(taken) and taken[index][0] < begins + seconds - ROUNDING:
+        while index < len(taken) and taken[index][0] - begins < max(seconds - ROUNDING, ROUNDING):
             begins = taken[index][1]
             index += 1
         taken.insert(index, (begins, begins + seconds))
