@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,10 +12,12 @@ from torch import nn
 
 from tests.strategies.world import NETWORK, RATE
 from workbench.arena import Arena
+from workbench.collectives import Native
 from workbench.comm.base import Communicator
 from workbench.comm.virtual import VirtualWorld
 from workbench.recipes.sgd import SGD
 from workbench.strategies import SufficientFactors, Worker
+from workbench.wires.numbers import OnHost
 
 Rows = Callable[[int, int], int]  # (rank, step) -> rows of the batch
 
@@ -99,8 +102,33 @@ def ways(seen: Seen, step: int = -1) -> dict[str, str]:
     return {name: "factors" if "factors, " in words else "whole" for name, words in seen.notes[step].items()}
 
 
+class Copy:
+    """A copy from a device, which takes a while."""
+
+    source = -1
+
+    def __init__(self, seconds: float) -> None:
+        self.until, self.done = time.perf_counter() + seconds, False
+
+    def test(self) -> bool:
+        self.done = time.perf_counter() >= self.until
+        return self.done
+
+
+def copy_slowly(rank: int) -> None:
+    """From now on numbers come late to the host: first those of the shortest segment on one rank, and of the longest on the next."""
+    begin = OnHost.__init__
+
+    def late(self: Any, *given: Any) -> None:
+        begin(self, *given)
+        order = 1 / self.length if rank % 2 else 1 - 1 / self.length
+        self.fetching = lambda: (Copy(0.02 * order),)
+
+    OnHost.__init__ = late  # type: ignore[method-assign]
+
+
 def main() -> None:
-    """On real ranks: factors of unequal rows, and a layer that has to go whole in the end."""
+    """On real ranks: factors of unequal rows, a layer that has to go whole in the end, and a library's all-reduce of the rest, in one order."""
     from mpi4py import MPI
 
     from workbench.comm.mpi import MpiCommunicator
@@ -111,6 +139,10 @@ def main() -> None:
     if everyone is not None:
         hold_to_the_mean(everyone)
         assert [set(ways(everyone[0], step).values()) for step in range(5)] == [{"factors"}] * 3 + [{"whole"}] * 2
+    copy_slowly(comm.rank)
+    everyone = MPI.COMM_WORLD.gather(live(MpiCommunicator(MPI.COMM_WORLD.Dup()), SufficientFactors(collective=Native(), choice="always")))
+    if everyone is not None:
+        hold_to_the_mean(everyone)
         print(f"the mean on {comm.size} ranks")
 
 

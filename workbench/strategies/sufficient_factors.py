@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, final
 import numpy as np
 
 from workbench.collectives import COLLECTIVES, Collective, Ring
-from workbench.collectives.base import Planned
+from workbench.collectives.planned import Planned, Together
 from workbench.comm.base import Communicator, Request
 from workbench.comm.network import Network
 from workbench.options import option
@@ -74,6 +74,7 @@ class Broadcast(Exchange):
     def __init__(self, strategy: SufficientFactors, comm: Communicator, worker: Worker) -> None:
         super().__init__(comm, worker)
         self.strategy = strategy
+        self.together = Together(comm, strategy.collective.one_at_a_time)
         self.plans: list[Planned] | None = None  # made in the first step
         self.layers: list[Layer] = []
         if comm.size > 1 and strategy.choice != "never":
@@ -86,7 +87,9 @@ class Broadcast(Exchange):
         for layer in self.layers:
             layer.fetch()
         factors = list(self._post())
-        self.comm.wait(*factors, *[self.comm.follow(plan.steps()) for plan in self.plans])
+        for plan in self.plans:
+            self.together.begin(plan)
+        self.together.wait(*factors)
         for layer in self.layers[:]:
             if layer.complete:
                 layer.store()

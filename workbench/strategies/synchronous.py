@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import chain
 from typing import TYPE_CHECKING, Final, Literal, final
 
 from workbench.collectives import COLLECTIVES, Collective, Ring
-from workbench.comm.base import Communicator, Request
+from workbench.collectives.planned import Together
+from workbench.comm.base import Communicator
 from workbench.comm.network import Network
 from workbench.options import option
 from workbench.strategies.base import Exchange, Strategy, Worker
@@ -118,8 +118,7 @@ class AverageGradients(Exchange):
     def __init__(self, strategy: Synchronous, comm: Communicator, worker: Worker) -> None:
         super().__init__(comm, worker)
         arena = worker.arena
-        self.overlap, self.one_at_a_time = strategy.overlap, strategy.collective.one_at_a_time
-        self.under_way: list[Request] = []
+        self.overlap, self.together = strategy.overlap, Together(comm, strategy.collective.one_at_a_time)
         self.plans = [
             strategy.collective.plan(
                 comm.channel(index),
@@ -135,14 +134,12 @@ class AverageGradients(Exchange):
     def bucket_ready(self, index: int) -> None:
         """Begin to exchange it."""
         if self.overlap:
-            before = tuple(self.under_way[-1:]) if self.one_at_a_time else ()
-            self.under_way.append(self.comm.follow(chain([before], self.plans[index].steps())))
+            self.together.begin(self.plans[index])
 
     def before_update(self) -> None:
         """Every bucket, in order; or until those that are under way have arrived."""
         if self.overlap:
-            self.comm.wait(*self.under_way)
-            self.under_way.clear()
+            self.together.wait()
         else:
             for plan in self.plans:
                 plan.run()
