@@ -72,6 +72,8 @@ class MpiCommunicator(Communicator):
     `aborted` is asked while waiting; True ends the wait with `Aborted`.
     """
 
+    piece_bytes = PIECE_BYTES
+
     def __init__(self, comm: MPI.Intracomm, aborted: Callable[[], bool] = lambda: False) -> None:
         if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
             raise WorkbenchError("this MPI library was started without MPI_THREAD_MULTIPLE, which the workbench needs")
@@ -79,8 +81,6 @@ class MpiCommunicator(Communicator):
         sharpen_sleep()
         family = _Family(comm, aborted)
         self._set(family, comm, list(range(comm.size)), comm.rank, family.range(), Traffic(comm.size))
-
-    piece_bytes = PIECE_BYTES
 
     def _set(self, family: _Family, comm: MPI.Intracomm, members: list[int], rank: int, tag: int, traffic: Traffic) -> None:
         self._family, self._comm, self._members, self._tag = family, comm, members, tag
