@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from workbench.comm.virtual import VirtualWorld
 from workbench.job import Job
 from workbench.recipes.sgd import SGD
 from workbench.strategies import SufficientFactors, Worker
+from workbench.strategies.factors import linear_layers
 from workbench.strategies.sufficient_factors import factor_bytes, factor_seconds
 from workbench.wires import Float32
 
@@ -114,6 +117,64 @@ def test_a_penalty_that_begins_later_is_noticed() -> None:
     hold_to_the_mean(everyone)
     assert set(ways(everyone[0], 1).values()) == {"factors"}
     assert ways(everyone[0]) == {"0.weight": "factors", "3.weight": "whole", "5.weight": "factors"}
+
+
+def test_a_penalty_on_any_row_is_noticed_at_once() -> None:
+    def loss_of(module: Any, inputs: torch.Tensor, step: int) -> torch.Tensor:
+        return squares(module, inputs, step) + (module[3].weight[12 + step].square().sum() if step >= 1 else 0)
+
+    everyone = learn(SufficientFactors(choice="always"), 2, loss_of=loss_of)
+    hold_to_the_mean(everyone)
+    assert everyone[0].notes[1]["3.weight"] == "whole from step 1 on: a worker used it differently than in the first step"
+
+
+@pytest.mark.parametrize("power", [1, 2])
+@pytest.mark.parametrize("begins", [0, 1])
+def test_a_small_penalty_is_noticed(power: int, begins: int) -> None:
+    """A millionth of the weights beside gradients of a usual size."""
+
+    def loss_of(module: Any, inputs: torch.Tensor, step: int) -> torch.Tensor:
+        loss = nn.functional.cross_entropy(module(inputs), torch.arange(len(inputs)) % 10)
+        return loss + (1e-6 * module[0].weight.abs().pow(power).sum() if step >= begins else 0)
+
+    def build() -> nn.Module:
+        return nn.Sequential(nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10))
+
+    everyone = learn(SufficientFactors(choice="always"), 2, build=build, loss_of=loss_of, rows=lambda rank, step: 32, shape=(512,), steps=begins + 1)
+    assert ways(everyone[0]) == {"0.weight": "whole", "2.weight": "factors"}
+
+
+KINDS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "usual": lambda x: x,
+    "of one sign": torch.abs,
+    "far from zero": lambda x: x + 10,
+    "all the same": lambda x: x[:1].expand_as(x),
+}
+"""Rows that round differently when they are added."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rounding_is_not_taken_for_another_use(kind: str, dtype: torch.dtype) -> None:
+    random = torch.Generator().manual_seed(0)
+    for (outputs, inputs), rows, scale in product([(100, 37), (37, 300), (1, 50), (50, 1)], (1, 5, 40), (1e-25, 1, 1e15)):
+        arena = Arena(nn.Linear(inputs, outputs, bias=False).to(dtype))
+        (layer,) = linear_layers(arena.module, arena)
+        for _ in range(10):
+            arena.clear()
+            batch, upward = (KINDS[kind](torch.randn(rows, width, generator=random, dtype=dtype)) for width in (inputs, outputs))
+            arena.module(scale * batch).backward(upward)
+            arena.heal()
+            assert not layer.other_way, (outputs, inputs, rows, scale)
+            layer.calls = 0
+        layer.close()
+        (layer,) = linear_layers(arena.module, arena)
+        arena.clear()
+        arena.module(scale * batch).backward(upward)
+        arena.heal()
+        layer.gradient[-1] += 0.01 * layer.gradient.abs().max()
+        assert layer.other_way, (outputs, inputs, rows, scale)
+        layer.close()
 
 
 class Sometimes(nn.Module):
