@@ -13,6 +13,7 @@ from bokeh.models.annotations import Legend, LegendItem
 
 from workbench.benchmarks.heats import PEERS
 from workbench.benchmarks.timings import Timing, Timings
+from workbench.collectives import PORTABLE
 from workbench.plots.base import canvas
 from workbench.plots.colours import GREY, colours_of, dashes_of
 from workbench.runs.page import page, placed, write_page
@@ -57,8 +58,7 @@ def drawn(title: str, timings: Iterable[Timing]) -> Any:
     lines: dict[str, dict[int, Timing]] = {}
     for timing in timings:  # of two heats at one size the first counts
         lines.setdefault(timing.collective, {}).setdefault(timing.nbytes, timing)
-    own = [name for name in lines if name not in PEERS]
-    looks = dict(zip(own, zip(colours_of(len(own)), dashes_of(len(own)), strict=True), strict=True))
+    looks = dict(zip(PORTABLE, zip(colours_of(len(PORTABLE)), dashes_of(len(PORTABLE)), strict=True), strict=True))  # alike in all figures
     items, dots = [], []
     for name, by_size in lines.items():
         colour, dash = looks.get(name, (GREY, [[2, 2], [6, 2], [1, 3]][PEERS.index(name) if name in PEERS else 0]))
