@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,6 +9,7 @@ import torch
 from mpi4py import MPI
 
 from tests.laws import allowed, inputs
+from tests.mpi.conclusion import conclude
 from workbench.collectives import PORTABLE, Collective
 from workbench.comm.base import Communicator
 from workbench.comm.mpi import MpiCommunicator
@@ -46,11 +46,7 @@ def main() -> None:
             if isinstance(codec, Codec) and allowed(collective, codec, comm.size):
                 for length in (0, 1, 257, 4099, 1_000_003):
                     found += same_bits_as_on_the_host(comm, collective, codec, length)
-    everything = MPI.COMM_WORLD.gather(found)
-    if comm.rank == 0 and everything is not None:
-        words = [word for of_rank in everything for word in of_rank]
-        print("\n".join(words) if words else f"laws kept on {comm.size} ranks", flush=True)
-    sys.exit(bool(found))
+    conclude(found, f"laws kept on {comm.size} ranks")
 
 
 if __name__ == "__main__":

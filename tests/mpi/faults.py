@@ -12,6 +12,7 @@ import numpy as np
 from mpi4py import MPI
 
 from tests.laws import on_real_ranks
+from tests.mpi.conclusion import conclude
 from workbench.collectives import Collective, Native, Ring
 from workbench.comm.mpi import MpiCommunicator
 from workbench.errors import PeerLost, WorkbenchError
@@ -108,12 +109,7 @@ def main() -> None:
     if len(sys.argv) > 1:
         died(next(each for each in chosen() if str(each) == sys.argv[1]))
     found = [words for collective in chosen() for law in (late, unlike, raised) for words in law(collective)]
-    everything = MPI.COMM_WORLD.gather(found)
-    if everything is not None:
-        words = [word for of_rank in everything for word in of_rank]
-        print("\n".join(words) if words else f"laws kept on {LAST + 1} ranks")
-        sys.stdout.flush()
-    sys.exit(bool(found))
+    conclude(found, f"laws kept on {LAST + 1} ranks")
 
 
 if __name__ == "__main__":

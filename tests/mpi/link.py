@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 from mpi4py import MPI
 
 from tests.laws import broken
+from tests.mpi.conclusion import conclude
 from tests.mpi.ranks import bounds, groups, messages
 from workbench.collectives import Ring
 from workbench.comm import nic
@@ -329,12 +329,7 @@ def main() -> None:
         found += law(fast)
     for law in (one_port, order, probes, lateness, taking_the_port, abandoned, patience, reduces, exchanges, endings, honesty):
         found += law(slow)
-    everything = MPI.COMM_WORLD.gather(found)
-    if slow.rank == 0 and everything is not None:
-        words = [word for of_rank in everything for word in of_rank]
-        print("\n".join(words) if words else f"laws kept on {slow.size} ranks")
-        sys.stdout.flush()
-    sys.exit(bool(found))
+    conclude(found, f"laws kept on {slow.size} ranks")
 
 
 if __name__ == "__main__":

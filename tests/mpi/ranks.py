@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator
 
@@ -10,6 +9,7 @@ import numpy as np
 from mpi4py import MPI
 
 from tests.laws import allowed, broken, collectives, exact_mean
+from tests.mpi.conclusion import conclude
 from workbench.comm.base import ANY, Communicator
 from workbench.comm.mpi import MpiCommunicator
 from workbench.errors import Aborted, PeerLost
@@ -132,12 +132,7 @@ def main() -> None:
             found += exact_mean(comm, collective, Float32(), 300_007)
     for law in (messages, bounds, groups, abandoned, endings):
         found += law(comm)
-    everything = MPI.COMM_WORLD.gather(found)
-    if comm.rank == 0 and everything is not None:
-        words = [word for of_rank in everything for word in of_rank]
-        print("\n".join(words) if words else f"laws kept on {comm.size} ranks")
-        sys.stdout.flush()
-    sys.exit(bool(found))
+    conclude(found, f"laws kept on {comm.size} ranks")
 
 
 if __name__ == "__main__":

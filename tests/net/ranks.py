@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 from mpi4py import MPI
 
 from tests.laws import allowed, broken
+from tests.mpi.conclusion import conclude
 from workbench.collectives import COLLECTIVES, Collective, Ring
 from workbench.comm.base import Communicator
 from workbench.comm.mpi import MpiCommunicator
@@ -65,11 +65,7 @@ def main() -> None:
     for collective, wire in pairs():
         if allowed(collective, wire, comm.size):
             found += bytes_on_the_wire(comm, collective, wire)
-    everything = MPI.COMM_WORLD.gather(found)
-    if comm.rank == 0 and everything is not None:
-        words = [word for of_rank in everything for word in of_rank]
-        print("\n".join(words) if words else f"laws kept on {comm.size} hosts", flush=True)
-    sys.exit(bool(found))
+    conclude(found, f"laws kept on {comm.size} hosts")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 import threading
 import time
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from mpi4py import MPI
 
+from tests.mpi.conclusion import conclude
 from tests.training.uneven import Breaking, exchanges
 from workbench.comm.mpi import MpiCommunicator
 from workbench.errors import Aborted, PeerLost
@@ -86,12 +86,7 @@ def main() -> None:
     torch.set_num_threads(1)
     where = Path(WORLD.bcast(tempfile.mkdtemp(prefix="overlap-") if WORLD.rank == 0 else None))
     found = [*same_bits(where), *hidden(where), *endings(where)]
-    everything = WORLD.gather(found)
-    if WORLD.rank == 0 and everything is not None:
-        words = [word for of_rank in everything for word in of_rank]
-        print("\n".join(words) if words else f"laws of overlap kept on {WORLD.size} ranks")
-        sys.stdout.flush()
-    sys.exit(bool(found))
+    conclude(found, f"laws of overlap kept on {WORLD.size} ranks")
 
 
 if __name__ == "__main__":
