@@ -78,7 +78,8 @@ COLUMNS: Final = {
     "exchange_seconds": ("s", "time the training thread was blocked by communication, waiting for peers included"),
     "hidden_seconds": (
         "s",
-        "time of load, compute and update in which an exchange was under way; on real ranks a thread carries it on and takes a little of that time",
+        "time of load, compute and update in which an exchange was under way, or waited for a late peer; "
+        "on real ranks a thread carries it on and takes a little of that time",
     ),
     "staleness": ("updates", "how many updates old the parameters of this step's gradient (or of the mixed-in model) were"),
     "bytes_sent": ("bytes", "payload sent by this rank in this step"),

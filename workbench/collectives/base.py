@@ -56,7 +56,7 @@ class Plan(Planned):
         self._cut: dict[Part, list[Span]] = {}
         self._opened: set[int] = set()
         self._placed = 0  # numbers that were sealed or taken in this exchange
-        self.opened: Any = collective.opened(self) if comm.size > 1 and self.length else None
+        self.connection: Any = collective.connect(self) if comm.size > 1 and self.length else None
         """What a library needs that carries the exchanges of this plan."""
 
     # what an algorithm says
@@ -263,8 +263,8 @@ class Collective(Options, ABC):
         """Collective, once when a plan is made. The ranks that act as one, group by group; empty: every rank is by itself."""
         return ()
 
-    def opened(self, plan: Plan) -> Any:
-        """Collective, once when a plan is made: the `plan.opened` of an algorithm that leaves the exchange to another library."""
+    def connect(self, plan: Plan) -> Any:
+        """Collective, once when a plan is made: the `plan.connection` of an algorithm that leaves the exchange to another library."""
 
     def plan(
         self,

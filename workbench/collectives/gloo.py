@@ -20,7 +20,7 @@ class Gloo(Library):
 
     real_only: ClassVar[bool] = True
 
-    def opened(self, plan: Plan) -> Any:
+    def connect(self, plan: Plan) -> Any:
         """A process group of this plan alone, on loopback where all ranks share a host."""
         import torch
         from torch.distributed import ProcessGroupGloo
@@ -42,7 +42,7 @@ class Gloo(Library):
 
     def steps(self, plan: Plan) -> Steps:
         """One all-reduce of the whole buffer."""
-        group, tensor = plan.opened
+        group, tensor = plan.connection
         plan.comm.carried(plan.buffer.nbytes)
         try:
             yield (group.allreduce(tensor),)

@@ -32,7 +32,7 @@ class NCCL(Library):
     one_at_a_time: ClassVar[bool] = True
     on_device: ClassVar[bool] = True
 
-    def opened(self, plan: Plan) -> Any:
+    def connect(self, plan: Plan) -> Any:
         """NCCL's communicator of this plan alone; made on a thread, since it blocks until all ranks have come."""
         import torch
 
@@ -60,7 +60,7 @@ class NCCL(Library):
         """One all-reduce of the whole tensor, behind what the rank has computed so far; the division behind it."""
         import torch
 
-        (group, tensor, stream), nccl = plan.opened, _library()
+        (group, tensor, stream), nccl = plan.connection, _library()
         plan.comm.carried(tensor.numel() * plan.itemsize)
         stream.wait_stream(torch.cuda.current_stream(tensor.device))
         with torch.cuda.stream(stream):
