@@ -69,7 +69,7 @@ def test_frozen_and_tied_parameters() -> None:
     assert arena.parameters.numel() == 16 + 4
     assert arena.state.numel() == 16 + 4 + 4
     module(torch.ones(2, 4)).sum().backward()
-    SGD(arena, momentum=0.9, weight_decay=0.1).step(arena, 0.1)
+    SGD(momentum=0.9, weight_decay=0.1).step(arena, 0.1)
     assert module[1].weight is module[0].weight
 
 
@@ -84,7 +84,7 @@ def test_models_that_fit_no_arena() -> None:
 def test_sgd_is_that_of_torch(momentum: float, decay: float) -> None:
     plain, module = model(), model()
     arena = Arena(module)
-    ours, theirs = SGD(arena, momentum, decay), torch.optim.SGD(plain.parameters(), 0.1, momentum=momentum, weight_decay=decay)
+    ours, theirs = SGD(momentum, decay), torch.optim.SGD(plain.parameters(), 0.1, momentum=momentum, weight_decay=decay)
     for _ in range(5):
         theirs.zero_grad()
         backward(plain)

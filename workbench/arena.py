@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+
+
+class Trained(Protocol):
+    """Parameters and their gradients, two tensors of shape (n,): an arena, or a part of one."""
+
+    parameters: Tensor
+    gradients: Tensor
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ STEPS: Final = np.dtype(
         ("exchange_seconds", "f4"),
         ("hidden_seconds", "f4"),
         ("staleness", "f4"),
+        ("weight", "f4"),
         ("bytes_sent", "i8"),
         ("bytes_received", "i8"),
         ("messages_sent", "i4"),
@@ -45,7 +46,9 @@ SPANS: Final = np.dtype(
 
 TRAFFIC: Final = np.dtype([("rank", "i4"), ("step", "i8"), ("peer", "i4"), ("bytes", "i8"), ("messages", "i8")])
 
-SERVER: Final = np.dtype([("rank", "i4"), ("update", "i8"), ("clock", "i8"), ("staleness", "f4"), ("busy_seconds", "f4")])
+SERVER: Final = np.dtype(
+    [("rank", "i4"), ("update", "i8"), ("peer", "i4"), ("clock", "i8"), ("staleness", "f4"), ("seconds", "f8"), ("busy_seconds", "f4")]
+)
 
 VALIDATION: Final = np.dtype(
     [("rank", "i4"), ("step", "i8"), ("epoch", "i4"), ("samples", "i4"), ("loss", "f4"), ("accuracy", "f4"), ("seconds", "f8")]
@@ -82,6 +85,7 @@ COLUMNS: Final = {
         "on real ranks a thread carries it on and takes a little of that time",
     ),
     "staleness": ("updates", "how many updates old the parameters of this step's gradient (or of the mixed-in model) were"),
+    "weight": ("", "what this rank's parameters count for in push-sum gossip; 1 elsewhere"),
     "bytes_sent": ("bytes", "payload sent by this rank in this step"),
     "bytes_received": ("bytes", "payload received by this rank in this step"),
     "messages_sent": ("messages", "messages sent by this rank in this step"),
@@ -93,7 +97,7 @@ COLUMNS: Final = {
     "bytes": ("bytes", "payload sent to the peer"),
     "messages": ("messages", "messages sent to the peer"),
     "update": ("", "number of the update of the centre"),
-    "clock": ("", "clock of the worker whose update this was"),
+    "clock": ("updates", "how many updates of that worker were applied, this one included"),
     "busy_seconds": ("s", "time the server worked on the update"),
     "accuracy": ("", "share of the validation samples classified correctly, 0 to 1"),
     "seconds": ("s", "when, since the start of the run"),

@@ -59,7 +59,7 @@ def live(
     """What one rank sees: real forwards and backwards, a validation before each step."""
     torch.manual_seed(0)
     arena, seen = Arena(build().to(device, dtype)), Seen()
-    worker = Worker(arena, arena.module, SGD(arena), 1, lambda: RATE, np.random.default_rng(0), comm.rank, comm.size)
+    worker = Worker(arena, arena.module, SGD(), 1, lambda: RATE, np.random.default_rng(0), comm.rank, comm.size)
     exchange = strategy.exchange(comm, worker)
     for step in range(steps):
         worker.step = step

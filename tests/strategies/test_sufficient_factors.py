@@ -236,7 +236,7 @@ def test_the_virtual_clock_shows_what_the_formula_says() -> None:
 
     def body(comm: Communicator) -> float:
         arena = Arena(nn.Linear(64, 64, bias=False))
-        worker = Worker(arena, arena.module, SGD(arena), 1, lambda: RATE, np.random.default_rng(0), comm.rank, comm.size)
+        worker = Worker(arena, arena.module, SGD(), 1, lambda: RATE, np.random.default_rng(0), comm.rank, comm.size)
         exchange = SufficientFactors().exchange(comm, worker)
         took = 0.0
         for _ in range(2):

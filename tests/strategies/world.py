@@ -36,7 +36,7 @@ def worker_of(comm: Communicator, same_start: bool, momentum: float = 0.0, weigh
     return Worker(
         arena=arena,
         module=arena.module,
-        optimizer=SGD(arena, momentum, weight_decay),
+        optimizer=SGD(momentum, weight_decay),
         batch_size=1,
         learning_rate=lambda: rate,
         rng=np.random.default_rng([5, comm.rank]),

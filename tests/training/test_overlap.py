@@ -59,7 +59,7 @@ def handed_over(module: nn.Module, bucket_bytes: int, loss_of: Any = plain, step
 
     def body(comm: Communicator) -> list[tuple[list[int], int]]:
         arena = Arena(module.train())
-        worker = Worker(arena, module, SGD(arena), 4, lambda: 0.1, np.random.default_rng(0), 0, 1)
+        worker = Worker(arena, module, SGD(), 4, lambda: 0.1, np.random.default_rng(0), 0, 1)
         exchange = Told(comm, worker).of(strategy.buckets(arena))
         found = []
         with readiness(strategy, comm, worker, exchange, None) as backward:
@@ -101,7 +101,7 @@ def test_a_strategy_that_does_not_want_it_costs_nothing() -> None:
     def body(comm: Communicator) -> None:
         module = nn.Linear(3, 2)
         arena = Arena(module)
-        worker = Worker(arena, module, SGD(arena), 4, lambda: 0.1, np.random.default_rng(0), 0, 1)
+        worker = Worker(arena, module, SGD(), 4, lambda: 0.1, np.random.default_rng(0), 0, 1)
         with readiness(Synchronous(bucket_bytes=1), comm, worker, Told(comm, worker), None):
             assert not any(parameter._post_accumulate_grad_hooks for parameter in module.parameters())
 

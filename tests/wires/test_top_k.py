@@ -29,7 +29,7 @@ def trained(strategy: Synchronous, size: int) -> list[np.ndarray]:
 
     def body(comm: Communicator) -> np.ndarray:
         worker = worker_of(comm, same_start=True)
-        worker.optimizer = SGD(worker.arena, momentum_at(0), DECAY)
+        worker.optimizer = SGD(momentum_at(0), DECAY)
         exchange = strategy.exchange(comm, worker)
         states = []
         for step in range(STEPS):

@@ -87,7 +87,7 @@ def worker_of(comm: Communicator) -> Worker:
 
     torch.manual_seed(0)
     arena = Arena(nn.Linear(SIDE, SIDE, bias=False))
-    return Worker(arena, arena.module, SGD(arena), ROWS, lambda: 0.1, np.random.default_rng(comm.rank), comm.rank, comm.size)
+    return Worker(arena, arena.module, SGD(), ROWS, lambda: 0.1, np.random.default_rng(comm.rank), comm.rank, comm.size)
 
 
 def backward(worker: Worker) -> None:

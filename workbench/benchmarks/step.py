@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from statistics import median
 
+import numpy as np
+
 from workbench.benchmarks.figures import Figure, on_ranks, tell, turns
 
 
@@ -64,18 +66,21 @@ def recorder() -> float:
     from workbench.arena import Arena
     from workbench.comm.mpi import MpiCommunicator
     from workbench.models import MLP
+    from workbench.recipes.sgd import SGD
+    from workbench.strategies import Exchange, Worker
     from workbench.training.journal import Journal
     from workbench.training.recorder import Recorder, Sketch
 
     arena = Arena(MLP().build((1, 8, 8), 10))
     comm = MpiCommunicator(MPI.COMM_WORLD.Dup())
     records = Recorder(Journal("rank-00000.0", Path(tempfile.gettempdir())), 0, comm, 0.0, Sketch(arena.parameters, 0))
-    steps = 20_000
+    worker = Worker(arena, arena.module, SGD(), 32, lambda: 0.1, np.random.default_rng(0), 0, 1)
+    exchange, steps = Exchange(comm, worker), 20_000
     start = time.perf_counter()
     for step in range(steps):
         for phase in ("exchange", "load", "compute", "exchange", "update", "exchange"):
             records.mark(phase)
-        records.step(step, 0, 32, 0.5, 0.1, 0.0, arena)
+        records.step(step, 0, 32, 0.5, 0.1, exchange, arena)
     return (time.perf_counter() - start) / steps
 
 

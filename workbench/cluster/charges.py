@@ -78,7 +78,7 @@ def costs_of(job: Job, modules: Mapping[str, str], split: Split, device: Device,
 def measure_seconds(job: Job, split: Split) -> tuple[float, float]:
     """Seconds of (forward and backward, update) of one batch on this machine's processor: medians of a few real steps."""
     with _rehearsal(job, split) as (arena, forward):
-        optimizer = SGD(arena, job.momentum, job.weight_decay)
+        optimizer = SGD(job.momentum, job.weight_decay)
 
         def step() -> tuple[float, float]:
             start = time.perf_counter()

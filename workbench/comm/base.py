@@ -24,6 +24,8 @@ class Request(Protocol):
 
     done: bool
     """Whether `wait` or `test` has said so."""
+    lost: bool
+    """Whether it is complete only because its peer is gone: nothing was sent or received. Never so unless `outlive` was called."""
 
     @property
     def source(self) -> int:
@@ -72,12 +74,14 @@ class Traffic:
 class Beacon:
     """What a rank is waiting for and since when; read by another thread (the hang doctor), written by `wait`."""
 
-    __slots__ = ("since", "waiting")
+    __slots__ = ("since", "waited", "waiting")
 
     def __init__(self) -> None:
         self.waiting: tuple[Any, ...] = ()
         """The requests; put into words only when somebody asks."""
         self.since = 0.0
+        self.waited = 0.0
+        """Seconds that were spent in `wait` and `wait_any` so far."""
 
     @property
     def operation(self) -> str | None:
@@ -97,7 +101,9 @@ class Communicator(ABC):
     traffic: Traffic
     beacon: Beacon
     now: Callable[[], float]
-    """Seconds on this rank's clock; for recorder and links, never for strategies."""
+    """Seconds on this rank's clock; for recorder and links. Strategies use it for nothing but the `until` of `wait_any`."""
+    lost: frozenset[int] = frozenset()
+    """Ranks that are known to be gone; empty unless `outlive` was called."""
 
     simulated: str = ""
     """What takes the place of real links, in words; empty where there is nothing but these."""
@@ -135,8 +141,20 @@ class Communicator(ABC):
         """Until all requests are complete. Raises `Aborted` when the run is told to end, `PeerLost` when a peer is gone."""
 
     @abstractmethod
-    def wait_any(self, *requests: Request) -> int:
-        """Until one of the requests is complete; its index. For loops that serve several peers."""
+    def wait_any(self, *requests: Request, until: float | None = None) -> int:
+        """Until one of the requests is complete; its index, or -1 if `now()` has come to `until` before. For loops that serve several peers."""
+
+    @abstractmethod
+    def everyone(self) -> Request:
+        """Collective. Complete once every rank that lives has called it. Charged and counted as nothing: it belongs to the end of a run."""
+
+    def outlive(self) -> None:  # noqa: B027 (where a rank cannot die alone there is nothing to do)
+        """From now on the death of a peer ends no wait: requests with it are complete and `lost`, it is among `lost` of all communicators
+        of this family, and a receive from ANY rank goes on for the others. Where the MPI library cannot go on without a rank, nothing changes."""
+
+    def survivors(self) -> Communicator:
+        """Collective among the ranks that live. A communicator of these alone, in their order; itself unless `outlive` was called."""
+        return self
 
     @abstractmethod
     def follow(self, steps: Iterator[tuple[Request, ...]]) -> Request:

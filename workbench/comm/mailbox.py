@@ -17,6 +17,7 @@ class Pending:
 
     __slots__ = ("done", "error", "follower", "home", "source", "time", "waited")
 
+    lost = False
     home: Node
     time: float | None
     done: bool

@@ -138,7 +138,7 @@ class MpiCommunicator(Communicator):
         """Poll, shortly without sleeping, then politely."""
         self._poll(requests, lambda: self._all(requests))
 
-    def wait_any(self, *requests: Request) -> int:
+    def wait_any(self, *requests: Request, until: float | None = None) -> int:
         """Poll until one is complete."""
         if not requests:
             raise ValueError("wait_any needs at least one request")
@@ -147,10 +147,14 @@ class MpiCommunicator(Communicator):
         def done() -> bool:
             nonlocal found
             found = next((index for index, request in enumerate(requests) if request.test()), -1)  # type: ignore[attr-defined]
-            return found >= 0
+            return found >= 0 or (until is not None and time.perf_counter() >= until)
 
         self._poll(requests, done)
         return found
+
+    def everyone(self) -> Request:
+        """MPI's barrier, without blocking."""
+        return MpiRequest(self, self._comm.Ibarrier(), "barrier with", ANY, np.zeros(0, np.uint8), None)
 
     @property
     def hidden_seconds(self) -> float:
@@ -228,6 +232,7 @@ class MpiCommunicator(Communicator):
         finally:
             family.progress.waits(False)
             self.beacon.waiting = ()
+            self.beacon.waited += clock() - started
 
     def _pause(self, requests: tuple[Request, ...], waited: float) -> float:
         """Seconds to sleep before the next poll."""

@@ -25,6 +25,8 @@ class MpiRequest:
 
     __slots__ = ("buffer", "done", "handle", "operation", "owner", "peer", "received", "source", "status")
 
+    lost = False
+
     def __init__(self, owner: MpiCommunicator, handle: MPI.Request, operation: str, peer: int, buffer: Array, status: MPI.Status | None) -> None:
         self.owner, self.handle, self.operation, self.peer = owner, handle, operation, peer
         self.buffer = buffer  # kept alive until the library is done with it

@@ -129,6 +129,8 @@ class LinkedRequest:
 
     __slots__ = ("content", "done", "due", "handle", "header", "owner", "seconds")
 
+    lost = False
+
     def __init__(self, owner: LinkedCommunicator, content: MpiRequest | None, due: float | None, header: Array, handle: MPI.Request) -> None:
         self.owner, self.content, self.due, self.done = owner, content, due, False
         self.header, self.handle = header, handle

@@ -213,8 +213,8 @@ class Node:
         else:
             self.seat.clock = latest
 
-    def wait_any(self, requests: tuple[Any, ...]) -> int:
-        """Block until the first of the requests is complete; its index."""
+    def wait_any(self, requests: tuple[Any, ...], deadline: float | None = None) -> int:
+        """Block until the first of the requests is complete, or until the deadline; its index, or -1."""
         seat = self.seat
         while True:
             self.baton.let_earlier_go_first(seat)
@@ -223,9 +223,12 @@ class Node:
             first = min(((request.time, index) for index, request in enumerate(requests) if request.time is not None), default=None)
             if first is not None and first[0] <= seat.clock:
                 return first[1]
+            if deadline is not None and seat.clock >= deadline:
+                return -1
             for request in requests:
                 request.waited = request.time is None
-            self.wait_some(requests, "wait_any", first[0] if first is not None else None)
+            times = [when for when in (first and first[0], deadline) if when is not None]
+            self.wait_some(requests, "wait_any", min(times, default=None))
 
     def wait_some(self, requests: tuple[Any, ...], verb: str, until: float | None) -> None:
         """Block until one of the requests that are waited for completes, until then, or until what is followed can go on."""

@@ -31,6 +31,8 @@ LONGEST: Final = 4000
 class Waited:
     """A request for what another thread or library does."""
 
+    lost = False
+
     def __init__(self, words: str) -> None:
         self.words = words
         self.done = False

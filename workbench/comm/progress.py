@@ -23,6 +23,8 @@ class Followed:
 
     __slots__ = ("_pending", "_progress", "_steps", "_turn", "done", "error", "source")
 
+    lost = False
+
     def __init__(self, progress: Progress, steps: Iterator[tuple[Any, ...]]) -> None:
         self._progress, self._steps = progress, steps
         self._pending: tuple[Polled, ...] = ()

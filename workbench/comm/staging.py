@@ -13,6 +13,8 @@ class Recorded:
 
     __slots__ = ("_event", "done", "source")
 
+    lost = False
+
     def __init__(self, stream: Any) -> None:
         self._event = stream.record_event()
         self.done = False

@@ -177,14 +177,22 @@ class VirtualCommunicator(Communicator):
             self._node.wait_all(requests)
             self._report(requests)
 
-    def wait_any(self, *requests: Request) -> int:
+    def wait_any(self, *requests: Request, until: float | None = None) -> int:
         """Until one is complete: the one that completes first in virtual time, of several the first in the list."""
         if not requests:
             raise ValueError("wait_any needs at least one request")
         self._baton.check()
-        index = self._node.wait_any(requests)
-        self._report(requests[index : index + 1])
+        index = self._node.wait_any(requests, until)
+        if index >= 0:
+            self._report(requests[index : index + 1])
         return index
+
+    def everyone(self) -> Request:
+        """When the last rank has called it."""
+        entry, meeting = self._enter("everyone", None)
+        if len(meeting.entered) == self.size:
+            conclude([meeting.entered[rank] for rank in range(self.size)], 0.0)
+        return entry
 
     @property
     def hidden_seconds(self) -> float:

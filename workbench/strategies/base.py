@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -15,25 +16,29 @@ from workbench.comm.network import Network
 from workbench.options import Options
 
 if TYPE_CHECKING:
-    from workbench.arena import Arena
+    from torch import Tensor
+
+    from workbench.arena import Arena, Trained
 
 Role = Literal["worker", "server"]
 
 
 class Optimizer(Protocol):
-    """What turns a gradient into an update of the arena, in place."""
+    """What turns a gradient into an update of the parameters, in place. One is for one arena, or one part of it."""
 
     momentum: float
     """Share of the last update that is kept. It may be changed while a run goes on."""
+    weight_decay: float
+    """Pull of every parameter towards zero. It may be changed while a run goes on."""
 
-    def step(self, arena: Arena, learning_rate: float, gathered: bool = False) -> None:
-        """Update `arena.parameters` from `arena.gradients`, which momentum has been `gathered` in or not."""
+    def step(self, trained: Trained, learning_rate: float, gathered: bool = False) -> None:
+        """Update `trained.parameters` from `trained.gradients`, which momentum has been `gathered` in or not."""
         ...
 
 
 @dataclass
 class Worker:
-    """What an exchange sees of the rank that it works for. The loop moves `step` on; an exchange changes the arena alone."""
+    """What an exchange (or a server) sees of the rank that it works for. The loop moves `step` on; an exchange changes the arena alone."""
 
     arena: Arena
     module: Any
@@ -43,22 +48,29 @@ class Worker:
     rng: np.random.Generator
     """This worker's own random numbers, from the job's seed and its index."""
     index: int
-    """Position among the workers, 0 to workers - 1."""
+    """Position among the workers, 0 to workers - 1; of a server, among the servers."""
     workers: int
     step: int = 0
-    """The step that is being done, from 0."""
+    """The step that is being done, from 0; of a server, the last one that a worker has told it of."""
 
 
 class Exchange:
     """The live side of a strategy on one rank for one run. What it does not need, it leaves as it is here."""
 
     staleness: float = 0.0
-    """How many steps old what was mixed in during this step was."""
+    """How old what this step has applied was: updates of the centre between reading and applying, or steps of a model that was mixed in."""
+    weight: float = 1.0
+    """Of push-sum: what this rank's parameters count for; of all ranks and of what is on its way together 1."""
     notes: Mapping[str, str] = MappingProxyType({})
     """What was decided for which parameter, in words; another mapping whenever there is something new to tell."""
+    centre: Tensor | None = None
+    """Of strategies with a centre: its newest copy that this rank has seen, of the shape of `arena.state`. After `finish` it is that
+    of the end of the run, with the same bits on every worker, and the answer of the run."""
 
     def __init__(self, comm: Communicator, worker: Worker) -> None:
         self.comm, self.worker = comm, worker
+        self.counts: Counter[str] = Counter()
+        """What has happened how often, in words ("pushes skipped"): told at the end of the run."""
 
     def bucket_ready(self, index: int) -> None:
         """Gradients of bucket `index` are complete, in order; while backward goes on where the strategy says so, else at its end.
@@ -81,6 +93,29 @@ class Exchange:
 
 
 @dataclass(frozen=True)
+class Update:
+    """A server has applied what a worker has sent."""
+
+    worker: int
+    """Rank of the worker."""
+    clock: int
+    """How many such updates of that worker have been applied, this one included."""
+    staleness: int
+    """Updates that were applied since the worker has read the parameters that this one was computed with."""
+
+
+class Server:
+    """The live side of a strategy on a rank that keeps a centre, for one run."""
+
+    def __init__(self, comm: Communicator, worker: Worker) -> None:
+        self.comm, self.worker = comm, worker
+
+    def serve(self) -> Iterator[Update]:
+        """Answer the workers until the last of them is done; yields after every update, which is recorded then. Moves `worker.step` on."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
 class Strategy(Options, ABC):
     """When ranks talk and what they agree on."""
 
@@ -91,8 +126,13 @@ class Strategy(Options, ABC):
 
     @property
     def period(self) -> int:
-        """Of lockstep strategies: steps from one meeting of the ranks to the next."""
+        """Of workers that share their steps: steps from one meeting to the next."""
         return 1
+
+    @property
+    def outlives(self) -> bool:
+        """Whether the other workers go on without one that has died: they use nothing collective between `exchange` and the end of `finish`."""
+        return False
 
     @property
     def during_backward(self) -> bool:
@@ -103,8 +143,12 @@ class Strategy(Options, ABC):
         """Raise a ValueError, naming what does work, where this strategy does not run on `size` ranks."""
 
     def roles(self, size: int) -> tuple[Role, ...]:
-        """What each of `size` ranks is. A run with a server among them is refused: servers are not run yet."""
+        """What each of `size` ranks is; rank 0 is a worker."""
         return tuple("worker" for _ in range(size))
+
+    def together(self, size: int) -> tuple[int, ...]:
+        """For each rank the lowest rank with which it shares its steps: they take commands, and so end, at the same step."""
+        return tuple(0 if self.lockstep and role == "worker" else rank for rank, role in enumerate(self.roles(size)))
 
     def buckets(self, arena: Arena) -> tuple[slice, ...]:
         """Slices of the gradient buffer that are exchanged as one, in the order in which backward completes them."""
@@ -113,6 +157,10 @@ class Strategy(Options, ABC):
     @abstractmethod
     def exchange(self, comm: Communicator, worker: Worker) -> Exchange:
         """Collective. The live side on this rank, with every buffer it will need."""
+
+    def server(self, comm: Communicator, worker: Worker) -> Server:
+        """Collective, like `exchange` on the workers at the same time, whose collective calls it must make too. The live side of a server."""
+        raise NotImplementedError(f"{type(self).__name__} has no servers")
 
     @abstractmethod
     def seconds(self, nbytes: int, size: int, network: Network) -> float:

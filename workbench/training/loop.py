@@ -57,7 +57,7 @@ def train(
         exchange.after_update()
         mark("exchange")
         epoch = worker.step // steps_per_epoch
-        recorder.step(worker.step, epoch, samples, value, worker.learning_rate(), exchange.staleness, arena)
+        recorder.step(worker.step, epoch, samples, value, worker.learning_rate(), exchange, arena)
         recorder.notes(exchange.notes, worker.step)
         worker.step += 1
         if worker.step % steps_per_epoch == 0 and worker.step < steps:

@@ -118,7 +118,7 @@ class RankRun:
         self.module = models.build(job.model, job.model_options, self.split, job.seed).to(place.device).train()
         self.loss_of = loss_named(job.loss)
         self.arena = arena = Arena(self.module)
-        optimizer = SGD(arena, job.momentum, job.weight_decay)
+        optimizer = SGD(job.momentum, job.weight_decay)
         if "server" in strategy.roles(comm.size):
             raise ValueError(f"{strategy} has servers, which this version does not run yet")
         workers, index = comm.size, comm.rank

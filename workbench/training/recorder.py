@@ -11,6 +11,7 @@ from torch import Tensor
 
 from workbench.arena import Arena
 from workbench.comm.base import Communicator
+from workbench.strategies.base import Exchange
 from workbench.telemetry import NO_SKETCH, SKETCH
 from workbench.training.journal import Journal
 
@@ -57,7 +58,7 @@ class Recorder:
             self._spans.append((phase, self._last, now))
         self._last = now
 
-    def step(self, step: int, epoch: int, samples: int, loss: float, learning_rate: float, staleness: float, arena: Arena) -> None:
+    def step(self, step: int, epoch: int, samples: int, loss: float, learning_rate: float, exchange: Exchange, arena: Arena) -> None:
         """The step is done: its row, and the next step begins."""
         phases, traffic, sent = self._phases, self._comm.traffic, self._sent
         behind, self._behind = self._behind, 0.0
@@ -86,7 +87,8 @@ class Recorder:
                 phases["update"],
                 phases["exchange"],
                 behind,
-                staleness,
+                exchange.staleness,
+                exchange.weight,
                 self._sent[0] - sent[0],
                 self._sent[1] - sent[1],
                 self._sent[2] - sent[2],
