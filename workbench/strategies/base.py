@@ -98,6 +98,8 @@ class Update:
 
     worker: int
     """Rank of the worker."""
+    number: int
+    """Of the update of the centre, from 0; the same for all that were applied as one."""
     clock: int
     """How many such updates of that worker have been applied, this one included."""
     staleness: int
