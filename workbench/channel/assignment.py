@@ -244,7 +244,7 @@ class World:
 
 def _particulars(error: BaseException) -> dict[str, Any]:
     try:
-        from workbench.training.rank import failure
+        from workbench.training.failure import failure
     except Exception:  # noqa: BLE001 (torch does not load: that is the error)
         told = "".join(traceback.format_exception(error))
         return {"error": type(error).__name__, "message": str(error), "where": "", "traceback": told}

@@ -187,7 +187,7 @@ class Simulation:
         return {**outcome, "steps": int(self._steps[rank]), **({"step": failed_at[0]} if failed_at else {})}
 
     def _failed(self, rank: int, error: BaseException) -> dict[str, Any]:
-        from workbench.training.rank import failure
+        from workbench.training.failure import failure
 
         return self._outcome(rank, status="failed", **failure(error))
 

@@ -2,13 +2,15 @@
 
 from workbench.strategies.base import Exchange, Strategy, Worker
 from workbench.strategies.gossip import Gossip
+from workbench.strategies.parameter_server import ParameterServer
 from workbench.strategies.sufficient_factors import SufficientFactors
 from workbench.strategies.synchronous import Synchronous
 
 STRATEGIES: dict[str, type[Strategy]] = {
     "synchronous": Synchronous,
+    "parameter-server": ParameterServer,
     "gossip": Gossip,
     "sufficient-factors": SufficientFactors,
 }
 
-__all__ = ["STRATEGIES", "Exchange", "Gossip", "Strategy", "SufficientFactors", "Synchronous", "Worker"]
+__all__ = ["STRATEGIES", "Exchange", "Gossip", "ParameterServer", "Strategy", "SufficientFactors", "Synchronous", "Worker"]

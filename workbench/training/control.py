@@ -91,6 +91,16 @@ class Control:
             self._hold(step)
         return not self.stopping
 
+    def heed(self, step: int) -> None:
+        """Of a server, which goes on until its workers are done: take over what was changed."""
+        if self.inbox.newest > self._applied:
+            for command in self.inbox.between(self._applied, self.inbox.newest):
+                self._applied = command.number
+                self.stopping = self.stopping or command.verb == "stop"
+                if command.verb == "change":
+                    self._change(command.options)
+                    self.recorder.event("change", step, command=command.number, **command.options)
+
     def close(self) -> None:
         """Collective where ranks are in lockstep. Take in the last agreement, so that no message is left."""
         if self._agreeing is not None:

@@ -21,24 +21,26 @@ BATCH = 256
 
 @final
 class Answer:
-    """The model that a run would give if it ended now: the mean of the workers' parameters and batch-norm statistics."""
+    """The model that a run would give if it ended now: the centre, else the mean of the workers, batch-norm statistics included."""
 
-    def __init__(self, comm: Communicator, arena: Arena) -> None:
-        self.comm, self.arena = comm, arena
+    def __init__(self, arena: Arena) -> None:
+        self.arena = arena
         self._mean, self._own = Staged(arena.spare()), arena.spare()
 
     @contextmanager
-    def inside(self) -> Iterator[None]:
-        """Collective. While inside, the arena (and so the module) holds the answer; afterwards this rank's own numbers again."""
+    def inside(self, workers: Communicator, centre: torch.Tensor | None = None) -> Iterator[None]:
+        """While inside, the arena (and so the module) holds the answer; afterwards this rank's own numbers again. Collective without a `centre`."""
         state, mean = self.arena.state, self._mean
-        mean.tensor.copy_(state)
-        if self.comm.size > 1:
-            mean.fetch()
-            self.comm.wait(self.comm.iallreduce(mean.host))
-            mean.host /= self.comm.size
-            mean.store()
         self._own.copy_(state)
-        state.copy_(mean.tensor)
+        if centre is not None:
+            state.copy_(centre)
+        elif workers.size > 1:
+            mean.tensor.copy_(state)
+            mean.fetch()
+            workers.wait(workers.iallreduce(mean.host))
+            mean.host /= workers.size
+            mean.store()
+            state.copy_(mean.tensor)
         try:
             yield
         finally:

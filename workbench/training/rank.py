@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
-import sysconfig
-import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,19 +19,18 @@ from workbench.comm.staging import Staged
 from workbench.errors import Aborted, PeerLost
 from workbench.job import Job
 from workbench.recipes.sgd import SGD
-from workbench.strategies.base import Worker
+from workbench.strategies.base import Exchange, Role, Server, Worker
+from workbench.training.batches import Batches
 from workbench.training.checkpoint import save_model
 from workbench.training.clock import start_of_run
 from workbench.training.control import Control, Inbox
-from workbench.training.evaluation import Answer, evaluate, to_device
+from workbench.training.evaluation import Answer, evaluate
+from workbench.training.failure import failure
 from workbench.training.journal import Journal
 from workbench.training.loop import train
 from workbench.training.losses import loss_named
 from workbench.training.readiness import Charge, Free, readiness
 from workbench.training.recorder import Recorder, Sketch
-
-NOT_THE_USERS: Final = (Path(__file__).parents[1], *(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")))
-"""Folders whose code a user has not written: this package, Python and what is installed into it."""
 
 OTHER_START: Final = "the model began with other parameters than on worker 0 and was given those; does it draw random numbers of its own?"
 
@@ -66,27 +64,14 @@ def run_rank(job: Job, comm: Communicator, journal: Journal, inbox: Inbox, folde
         return rank.run()
     except Aborted as error:
         rank.event("abort", message=str(error))
+        rank.keep_centre(error)
         raise
     except Exception as error:
         rank.event("error", **failure(error))
+        rank.keep_centre(error)
         if not isinstance(error, PeerLost):  # of a lost peer the others learn by themselves, or from its own farewell
             comm.farewell(f"{type(error).__name__}: {error}")
         raise
-
-
-def failure(error: BaseException) -> dict[str, Any]:
-    """An error as plain words: its type, its message, where in the user's code it was raised (else where at all), and the traceback."""
-    frames = traceback.extract_tb(error.__traceback__)
-    users = [frame for frame in frames if not any(Path(frame.filename).is_relative_to(folder) for folder in NOT_THE_USERS)]
-    last = (users or frames)[-1:]
-    where = "".join(f"{Path(frame.filename).name}:{frame.lineno} in {frame.name}" for frame in last)
-    return {
-        "error": type(error).__name__,
-        "message": str(error),
-        "where": where,
-        "lost": error.rank if isinstance(error, PeerLost) else None,
-        "traceback": "".join(traceback.format_exception(error)),
-    }
 
 
 class RankRun:
@@ -96,6 +81,9 @@ class RankRun:
         self.job, self.comm, self.journal, self.inbox, self.folder, self.place = job, comm, journal, inbox, folder, place
         self.worker: Worker | None = None
         self.recorder: Recorder | None = None
+        self.exchange: Exchange | None = None
+        self.server: Server | None = None
+        self.roles: tuple[Role, ...] = job.strategy.roles(comm.size)
 
     def event(self, kind: str, **what: Any) -> None:
         """An event of this rank, whether or not training has begun."""
@@ -106,9 +94,12 @@ class RankRun:
             self.journal.event(kind, rank=self.comm.rank, step=step, seconds=0.0, **what)
 
     def run(self) -> dict[str, Any]:
-        """Build, train, finish, validate the answer, write it down."""
+        """Build, train (or serve), finish, validate the answer, write it down."""
         self.prepare()
-        self.train(self.steps)
+        if self.server is not None:
+            self.serve(self.server)
+        else:
+            self.train(self.steps)
         return self.conclude()
 
     def prepare(self) -> None:
@@ -119,10 +110,9 @@ class RankRun:
         self.loss_of = loss_named(job.loss)
         self.arena = arena = Arena(self.module)
         optimizer = SGD(job.momentum, job.weight_decay)
-        if "server" in strategy.roles(comm.size):
-            raise ValueError(f"{strategy} has servers, which this version does not run yet")
-        workers, index = comm.size, comm.rank
-        self.shards = shards = data.Shards(len(self.split.train), workers, index, job.batch_size, job.seed, job.data)
+        role = self.roles[comm.rank]
+        workers, index = self.roles.count("worker"), self.roles[: comm.rank].count(role)
+        self.shards = shards = data.Shards(len(self.split.train), workers, index % workers, job.batch_size, job.seed, job.data)
         self.steps = job.steps if job.steps is not None else (job.epochs or 1) * shards.steps_per_epoch
         # the model's own random numbers (dropout) differ from worker to worker, but not from run to run
         torch.manual_seed(int(np.random.default_rng([job.seed, index]).integers(2**63)))
@@ -136,19 +126,28 @@ class RankRun:
             index=index,
             workers=workers,
         )
-        self.answers = comm.channel(0, counted=False)
-        self.answer = Answer(self.answers, arena)
+        self.housekeeping = comm.channel(0, counted=False)
+        self.answer = Answer(arena)
         self._agree()
-        self.exchange = strategy.exchange(comm.channel(1), self.worker)
-        start, clock_error = start_of_run(self.answers)
+        self.peers = self._sharing(0, [self.roles.index(each) for each in self.roles])
+        if strategy.outlives:
+            comm.outlive()
+        if role == "server":
+            self.server = strategy.server(comm.channel(1), self.worker)
+        else:
+            self.exchange = strategy.exchange(comm.channel(1), self.worker)
+        start, clock_error = start_of_run(self.housekeeping)
         self.recorder = Recorder(self.journal, comm.rank, comm, start, Sketch(arena.parameters, job.seed))
-        steering = comm.channel(2, counted=False)
-        self.control = Control(self.inbox, steering, strategy.lockstep, strategy.period, self.recorder, optimizer, job.learning_rate)
+        together = strategy.together(comm.size)
+        agree = (strategy.lockstep and role == "worker") or together.count(together[comm.rank]) > 1
+        self.control = Control(self.inbox, self._sharing(2, together), agree, strategy.period, self.recorder, optimizer, job.learning_rate)
         self.recorder.event(
             "start",
             0,
             host=place.host,
             device=str(place.device),
+            role=role,
+            ranks=comm.size,
             workers=workers,
             steps=self.steps,
             steps_per_epoch=shards.steps_per_epoch,
@@ -159,8 +158,13 @@ class RankRun:
         )
         self.batches = Batches(self.split.train, shards, place.device)
 
+    def _sharing(self, channel: int, numbers: Sequence[int]) -> Communicator:
+        """Collective. For housekeeping: the ranks that have this rank's number; all, where no two have the same."""
+        comm = self.comm.channel(channel, counted=False)
+        return comm.split(numbers[comm.rank]) if 1 < len(set(numbers)) < comm.size else comm
+
     def _agree(self) -> None:
-        """Collective. All workers must train the same thing: compare its sizes, then take the parameters of worker 0."""
+        """Collective. All ranks must have the same model and data: compare their sizes, then take the parameters of worker 0."""
         sizes = {
             "steps": self.steps,
             "training samples": len(self.split.train),
@@ -170,7 +174,7 @@ class RankRun:
             "bytes of a parameter": self.arena.state.element_size(),
         }
         bounds = np.array([[size, -size] for size in sizes.values()])
-        self.answers.wait(self.answers.iallreduce(bounds, "min"))
+        self.housekeeping.wait(self.housekeeping.iallreduce(bounds, "min"))
         for name, (least, most) in zip(sizes, bounds, strict=True):
             if least != -most:
                 raise ValueError(
@@ -181,7 +185,7 @@ class RankRun:
         if self.comm.rank == 0:
             staged.tensor.copy_(self.arena.state)
             staged.fetch()
-        self.answers.wait(self.answers.iallreduce(staged.host))
+        self.housekeeping.wait(self.housekeeping.iallreduce(staged.host))
         staged.store()
         if not torch.equal(staged.tensor, self.arena.state):
             self.journal.event("warning", rank=self.comm.rank, step=0, seconds=0.0, message=OTHER_START)
@@ -191,6 +195,7 @@ class RankRun:
         """Collective where the strategy is. Go on to step `steps`, or until told to stop."""
         assert self.worker is not None
         assert self.recorder is not None
+        assert self.exchange is not None
         self.recorder.restart()
         charge = self.place.charge
         with readiness(self.job.strategy, self.comm, self.worker, self.exchange, charge) as backward:
@@ -208,52 +213,87 @@ class RankRun:
                 charge=charge or Free(),
             )
 
-    def validate_epoch(self, epoch: int) -> None:
-        """Between epochs: the answer where the workers share a step, each its own model where they do not."""
+    def serve(self, server: Server) -> None:
+        """Answer the workers until they are done, and record what was applied."""
         assert self.worker is not None
         assert self.recorder is not None
-        step, validation, device = self.worker.step - 1, self.split.validation, self.place.device
-        if not self.job.strategy.lockstep:
-            self.recorder.validation(self.comm.rank, step, epoch, *evaluate(self.module, validation, self.loss_of, device))
+        self.recorder.restart()
+        charge, number = self.place.charge or Free(), -1
+        for update in server.serve():
+            if update.number != number:
+                number = update.number
+                charge.update()
+            self.recorder.served(update)
+            self.control.heed(self.worker.step)
+
+    def validate_epoch(self, epoch: int) -> None:
+        """Between epochs: the answer where the workers share a step; where they do not, each its own model, and worker 0 the centre."""
+        assert self.worker is not None
+        assert self.recorder is not None
+        assert self.exchange is not None
+        step, validation, device, centre = self.worker.step - 1, self.split.validation, self.place.device, self.exchange.centre
+        if self.job.strategy.lockstep:
+            with self.answer.inside(self.peers, centre):
+                result = evaluate(self.module, validation, self.loss_of, device, self.peers)
+            if self.comm.rank == 0:
+                self.recorder.validation(-1, step, epoch, *result)
             return
-        with self.answer.inside():
-            result = evaluate(self.module, validation, self.loss_of, device, self.answers)
-        if self.comm.rank == 0:
-            self.recorder.validation(-1, step, epoch, *result)
+        self.recorder.validation(self.comm.rank, step, epoch, *evaluate(self.module, validation, self.loss_of, device))
+        if centre is not None and self.worker.index == 0:
+            with self.answer.inside(self.peers, centre):
+                self.recorder.validation(-1, step, epoch, *evaluate(self.module, validation, self.loss_of, device))
 
     def conclude(self) -> dict[str, Any]:
-        """Collective. Leave no message behind, validate the answer and write it down."""
-        worker, recorder, comm = self.worker, self.recorder, self.comm
+        """Collective among the ranks that live. Leave no message behind, validate the answer and write it down."""
+        worker, recorder, rank = self.worker, self.recorder, self.comm.rank
         assert worker is not None
         assert recorder is not None
         self.control.close()
+        if self.exchange is not None:
+            self.exchange.finish()
         recorder.traffic(worker.step - 1)
-        self.exchange.finish()
-        if not self.job.strategy.lockstep and comm.rank < OWN_MODELS:
-            save_model(self.folder, f"rank-{comm.rank:05d}", self.module, worker.step)
-        with self.answer.inside():
-            result = evaluate(self.module, self.split.validation, self.loss_of, self.place.device, self.answers)
-            if comm.rank == 0:
-                path = save_model(self.folder, "final", self.module, worker.step)
-                recorder.validation(-1, worker.step - 1, max(0, worker.step - 1) // self.shards.steps_per_epoch, *result)
-                recorder.event("checkpoint", worker.step, file=path.name)
+        peers = self._living()
+        if self.exchange is not None:
+            self._write_down(peers, self.exchange, worker, recorder)
         status = "stopped" if self.control.stopping and worker.step < self.steps else "done"
-        recorder.event("end", worker.step, status=status)
-        return {"rank": comm.rank, "status": status, "steps": worker.step}
+        counts = dict(self.exchange.counts) if self.exchange is not None else {}
+        recorder.event("end", worker.step, status=status, counts=counts)
+        return {"rank": rank, "status": status, "steps": worker.step}
 
+    def _living(self) -> Communicator:
+        """Collective among the ranks that live. Those with this rank's role."""
+        if not self.job.strategy.outlives:
+            return self.peers
+        living = self.housekeeping.survivors()
+        if living.rank == 0:
+            for lost in sorted(self.comm.lost):
+                self.event("fault", rank=lost, message="its process died; the others went on")
+        return living.split(self.roles.index(self.roles[self.comm.rank])) if "server" in self.roles else living
 
-class Batches:
-    """A worker's mini-batches by step, on its device."""
+    def _write_down(self, peers: Communicator, exchange: Exchange, worker: Worker, recorder: Recorder) -> None:
+        """Collective among workers. The answer, what it is worth, and where workers differ the model of each."""
+        if not self.job.strategy.lockstep and self.comm.rank < OWN_MODELS:
+            save_model(self.folder, f"rank-{self.comm.rank:05d}", self.module, worker.step)
+        with self.answer.inside(peers, exchange.centre):
+            result = evaluate(self.module, self.split.validation, self.loss_of, self.place.device, peers)
+            if peers.rank == 0:
+                for which in ("final", "centre") if exchange.centre is not None else ("final",):
+                    path = save_model(self.folder, which, self.module, worker.step)
+                    recorder.event("checkpoint", worker.step, file=path.name)
+                recorder.validation(-1, worker.step - 1, max(0, worker.step - 1) // self.shards.steps_per_epoch, *result)
 
-    def __init__(self, dataset: Any, shards: data.Shards, device: torch.device) -> None:
-        self.dataset, self.shards, self.device = dataset, shards, device
-        self._epoch = -1
-        self._indices = torch.empty(0)
-
-    def __call__(self, step: int) -> tuple[int, Any]:
-        """(number of samples, batch) of step `step`."""
-        epoch, position = divmod(step, self.shards.steps_per_epoch)
-        if epoch != self._epoch:
-            self._epoch, self._indices = epoch, self.shards.indices(epoch)
-        indices = self._indices[position]
-        return len(indices), to_device(data.gather(self.dataset, indices), self.device)
+    def keep_centre(self, error: BaseException) -> None:
+        """The run ends without an answer: write down the newest centre that is known, by the server that keeps all of it, else by worker 0."""
+        if self.worker is None or self.recorder is None:
+            return
+        servers, server_lost = self.roles.count("server"), isinstance(error, PeerLost) and self.roles[error.rank] == "server"
+        if self.server is None:
+            centre = self.exchange.centre if self.exchange is not None else None
+            if centre is None or self.worker.index != 0 or (servers == 1 and not server_lost):
+                return
+            self.arena.state.copy_(centre)
+        elif servers > 1:
+            return
+        with contextlib.suppress(OSError):  # a full disk: why the run ended matters more
+            path = save_model(self.folder, "centre", self.module, self.worker.step)
+            self.event("checkpoint", file=path.name)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from workbench.arena import Arena
 from workbench.comm.base import Communicator
-from workbench.strategies.base import Exchange
+from workbench.strategies.base import Exchange, Update
 from workbench.telemetry import NO_SKETCH, SKETCH
 from workbench.training.journal import Journal
 
@@ -34,6 +34,7 @@ class Recorder:
         self._spans: list[tuple[str, float, float]] | None = []  # None at the steps that are not sampled
         self._notes: Mapping[str, str] = {}
         self._told = list(zip(comm.traffic.sent_bytes, comm.traffic.sent_messages, strict=True))
+        self._updates = 0
         self.restart()
 
     def seconds(self) -> float:
@@ -46,6 +47,7 @@ class Recorder:
         traffic = self._comm.traffic
         self._sent = (traffic.total_sent_bytes, traffic.received_bytes, traffic.total_sent_messages)
         self._hidden, self._behind = self._comm.hidden_seconds, 0.0
+        self._waited = self._comm.beacon.waited
 
     def mark(self, phase: str) -> None:
         """The time since the last mark was spent in `phase`. What was under way then was hidden, unless training was blocked anyway."""
@@ -101,6 +103,16 @@ class Recorder:
         self._spans = [] if (step + 1) % SAMPLED == 0 else None
         self._began = self._last
 
+    def served(self, update: Update) -> None:
+        """Of a server: what a worker has sent was applied. Busy is the time since the last one in which it did not wait."""
+        now, waited = self._now(), self._comm.beacon.waited
+        busy, self._last, self._waited = now - self._last - (waited - self._waited), now, waited
+        row = (self.rank, update.number, update.worker, update.clock, update.staleness, now - self._start, busy)
+        self._append("server", row)
+        self._updates += 1
+        if self._updates % SAMPLED == 0:
+            self.traffic(update.clock)
+
     def traffic(self, step: int) -> None:
         """What has gone to each peer since the last time."""
         sent = self._comm.traffic
@@ -123,7 +135,7 @@ class Recorder:
 
     def event(self, kind: str, step: int, **what: Any) -> None:
         """Something happened on this rank."""
-        self.journal.event(kind, rank=self.rank, step=step, seconds=round(self.seconds(), 6), **what)
+        self.journal.event(kind, **{"rank": self.rank, "step": step, "seconds": round(self.seconds(), 6), **what})
 
 
 @final
