@@ -160,7 +160,7 @@ class Strategy(Options, ABC):
     def exchange(self, comm: Communicator, worker: Worker) -> Exchange:
         """Collective. The live side on this rank, with every buffer it will need."""
 
-    def server(self, comm: Communicator, worker: Worker) -> Server:
+    def serving(self, comm: Communicator, worker: Worker) -> Server:
         """Collective, like `exchange` on the workers at the same time, whose collective calls it must make too. The live side of a server."""
         raise NotImplementedError(f"{type(self).__name__} has no servers")
 

@@ -64,7 +64,7 @@ class ParameterServer(Strategy):
         client = Client(comm.channel(0), worker, range(worker.workers, comm.size))
         return Gradients(client, self.every) if self.update == "server" else Steps(client, self.every)
 
-    def server(self, comm: Communicator, worker: Worker) -> Server:
+    def serving(self, comm: Communicator, worker: Worker) -> Server:
         """Collective. The live side of one server."""
         centre = Centre(comm.channel(0), worker, range(worker.workers), self.servers)
         bound = {"async": math.inf, "stale": self.staleness}

@@ -133,7 +133,7 @@ class RankRun:
         if strategy.outlives:
             comm.outlive()
         if role == "server":
-            self.server = strategy.server(comm.channel(1), self.worker)
+            self.server = strategy.serving(comm.channel(1), self.worker)
         else:
             self.exchange = strategy.exchange(comm.channel(1), self.worker)
         start, clock_error = start_of_run(self.housekeeping)
