@@ -63,14 +63,14 @@ def test_the_python_of_the_readme_shows_what_it_says(tmp_path: Path, monkeypatch
 
 def test_the_strategy_of_the_guide_works_as_it_stands_there(monkeypatch: pytest.MonkeyPatch) -> None:
     (text,) = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), flags=re.S)
-    module = ModuleType("elastic")
-    monkeypatch.setitem(sys.modules, "elastic", module)  # where a dataclass looks up the names of its types
-    exec(compile(textwrap.dedent("    " + text.lstrip()), "elastic.py", "exec"), vars(module))
-    Elastic = module.Elastic
-    with pytest.raises(ValueError, match=r"Elastic\(pull=1.5\): pull must be a number in \(0, 1\], got 1.5"):
-        Elastic(pull=1.5)
-    assert Elastic().seconds(4000, 4, NETWORK) > 0
-    trajectories, _ = play(Elastic(pull=0.25), 4, 5)
+    module = ModuleType("spring")
+    monkeypatch.setitem(sys.modules, "spring", module)  # where a dataclass looks up the names of its types
+    exec(compile(textwrap.dedent("    " + text.lstrip()), "spring.py", "exec"), vars(module))
+    Spring = module.Spring
+    with pytest.raises(ValueError, match=r"Spring\(pull=1.5\): pull must be a number in \(0, 1\], got 1.5"):
+        Spring(pull=1.5)
+    assert Spring().seconds(4000, 4, NETWORK) > 0
+    trajectories, _ = play(Spring(pull=0.25), 4, 5)
     x = np.stack([start_of(rank) for rank in range(4)]).astype(np.float64)
     for step in range(5):
         x -= RATE * np.stack([gradient_of(rank, step) for rank in range(4)])
