@@ -693,3 +693,112 @@ def test_housekeeping_is_free() -> None:
         return comm.now(), comm.traffic.total_sent_bytes
 
     assert VirtualWorld(4, Network()).run(body) == [(0.0, 0)] * 4
+
+
+# -- waits with an end, and the end of all ------------------------------------------------------------------------------
+
+
+def test_a_wait_ends_at_its_end_or_when_something_is_complete_before() -> None:
+    def body(comm: Communicator) -> list[Any]:
+        if comm.rank == 1:
+            comm.compute(0.5)
+            comm.wait(comm.isend(zeros(1000), 0))
+            return [comm.beacon.waited]
+        arriving, never = comm.irecv(zeros(1000), ANY), comm.irecv(zeros(), 1, tag=9)
+        seen = [(comm.wait_any(never, arriving, until=until), comm.now()) for until in (0.2, 0.2 + 1e-9, 10.0, None)]
+        return [*seen, comm.beacon.waited]
+
+    there = 0.5 + L + 4000 / B
+    (*seen, waited), (left,) = run(2, body)
+    assert [index for index, _ in seen] == [-1, -1, 1, 1]
+    assert [when for _, when in seen] == [0.2, 0.2 + 1e-9, pytest.approx(there, rel=1e-12), pytest.approx(there, rel=1e-12)]
+    assert waited == pytest.approx(there, rel=1e-12)
+    assert left == pytest.approx(4000 / B, rel=1e-12)
+
+
+def test_a_wait_with_an_end_lets_what_is_followed_go_on() -> None:
+    """Steps whose requests complete before, at and after the end are carried on at their times."""
+
+    def body(comm: Communicator) -> list[float]:
+        times: list[float] = []
+
+        def steps() -> Any:
+            for _ in range(3):
+                yield comm.isend(zeros(1000), 1 - comm.rank, 1), comm.irecv(zeros(1000), 1 - comm.rank, 1)
+                times.append(comm.now())
+
+        followed = comm.follow(steps())
+        never = comm.irecv(zeros(), 1 - comm.rank)
+        assert comm.wait_any(never, until=2 * (L + 4000 / B)) == -1
+        assert len(times) == 2
+        assert comm.wait_any(never, followed, until=1.0) == 1
+        return [*times, comm.now()]
+
+    one = L + 4000 / B
+    assert run(2, body) == [pytest.approx([one, 2 * one, 3 * one, 3 * one], rel=1e-12)] * 2
+
+
+def test_a_wait_whose_end_is_past_is_a_poll() -> None:
+    """It finds what is complete now, costs as little as a poll, and a loop of it neither stops the clock nor hides a deadlock."""
+
+    def body(comm: Communicator) -> float:
+        if comm.rank == 1:
+            comm.compute(0.5)
+            comm.wait(comm.isend(zeros(), 0))
+            return comm.now()
+        receive = comm.irecv(zeros(), ANY)
+        assert comm.wait_any(receive, until=-np.inf) == -1
+        assert comm.now() <= 1e-6
+        comm.compute(1.0)
+        before = comm.now()
+        assert comm.wait_any(receive, until=-np.inf) == 0
+        assert comm.now() == before
+        comm.wait(comm.isend(zeros(), 0), receive := comm.irecv(zeros(), ANY))
+        return comm.now() - before
+
+    assert run(2, body)[0] == 0.0
+
+    def spin(comm: Communicator) -> None:
+        receive = comm.irecv(zeros(), 1 - comm.rank)
+        while comm.wait_any(receive, until=comm.now()) < 0:
+            pass
+
+    with pytest.raises(Deadlock, match=r"rank \d polls for what no rank can bring any more: irecv from rank \d"):
+        run(2, spin)
+    with pytest.raises(ValueError, match=r"wait_any\(until=nan\): until must be seconds of this rank's clock"):
+        run(1, lambda comm: comm.wait_any(comm.irecv(zeros(), 0), until=float("nan")))
+    with pytest.raises(Deadlock, match=r"wait_any\(irecv from rank 0"):
+        run(1, lambda comm: comm.wait_any(comm.irecv(zeros(), 0), until=np.inf))
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_everyone_is_complete_when_the_last_has_come_and_costs_nothing(size: int) -> None:
+    def body(comm: Communicator) -> tuple[float, float, int]:
+        comm.compute(float(comm.rank))
+        first, second = comm.everyone(), comm.everyone()
+        assert comm.test(first) == (comm.rank == size - 1)
+        comm.wait(first)
+        met = comm.now()
+        comm.wait(second)
+        return met, comm.now(), comm.traffic.total_sent_bytes + comm.traffic.total_sent_messages
+
+    last = size - 1.0
+    assert run(size, body) == [pytest.approx((last, last, 0))] * size
+
+    def halves(comm: Communicator) -> float:
+        comm.compute(float(comm.rank))
+        part = comm.split(comm.rank % 2)
+        comm.compute(float(comm.rank))
+        part.wait(part.everyone())
+        return comm.now()
+
+    entered = [last + rank for rank in range(size)]
+    assert run(size, halves) == [max(entered[rank % 2 :: 2]) for rank in range(size)]
+
+
+def test_where_no_rank_dies_alone_all_survive() -> None:
+    def body(comm: Communicator) -> bool:
+        comm.outlive()
+        return comm.survivors() is comm and comm.lost == frozenset() and not comm.everyone().lost
+
+    assert all(run(3, body))

@@ -11,7 +11,7 @@ from mpi4py import MPI
 
 from tests.laws import broken
 from tests.mpi.conclusion import conclude
-from tests.mpi.ranks import bounds, groups, messages
+from tests.mpi.ranks import bounds, ends, groups, messages
 from workbench.collectives import Ring
 from workbench.comm import nic
 from workbench.comm.base import ANY, Communicator, Request
@@ -325,7 +325,7 @@ def main() -> None:
     """Every law; the words of all ranks are gathered before anyone fails."""
     fast, slow = linked(FAST), linked()
     found = broken(fast, lengths=(0, 5, 1023, 20_003), count=1)
-    for law in (messages, bounds, groups):
+    for law in (messages, ends, bounds, groups):
         found += law(fast)
     for law in (one_port, order, probes, lateness, taking_the_port, abandoned, patience, reduces, exchanges, endings, honesty):
         found += law(slow)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 
@@ -10,6 +11,7 @@ from mpi4py import MPI
 
 from tests.laws import allowed, broken, collectives, exact_mean
 from tests.mpi.conclusion import conclude
+from workbench.comm import mpi
 from workbench.comm.base import ANY, Communicator
 from workbench.comm.mpi import MpiCommunicator
 from workbench.errors import Aborted, PeerLost
@@ -42,6 +44,49 @@ def messages(comm: MpiCommunicator) -> Iterator[str]:
         yield "wait_any named the request that is not complete"
     comm.wait(comm.iallreduce(np.zeros(1)))  # nobody sends the other message before everyone has looked
     comm.wait(probing.isend(np.ones(1), right, 1), requests[0], out)
+
+
+def ends(comm: MpiCommunicator) -> Iterator[str]:
+    """A wait with an end comes back then and sleeps no longer; everyone's barrier waits for all, several times, and is not counted."""
+    right, left = (comm.rank + 1) % comm.size, (comm.rank - 1) % comm.size
+    here = comm.channel(8)
+    arriving = here.irecv(np.zeros(1), left)
+    naps: list[float] = []
+    slept, nap = time.sleep, mpi.NAP_SECONDS
+    time.sleep, mpi.NAP_SECONDS = lambda seconds: (naps.append(seconds), slept(seconds))[1], 60.0  # type: ignore[assignment,misc]
+    try:
+        began, waited = here.now(), here.beacon.waited
+        if here.wait_any(arriving, until=began + 0.02) != -1 or here.now() < began + 0.02:
+            yield f"a wait until 20 ms from now ended after {here.now() - began} s"
+        if not naps or max(naps) > 0.02:
+            yield f"naps of a wait until 20 ms from now: {naps}"
+        if not 0.02 <= here.beacon.waited - waited <= here.now() - began:
+            yield f"{here.beacon.waited - waited} s are noted as waited"
+    finally:
+        time.sleep, mpi.NAP_SECONDS = slept, nap  # type: ignore[misc]
+    if here.wait_any(arriving, until=-math.inf) != -1:
+        yield "a message came that nobody has sent"
+    aside = here.split(comm.rank % 2)
+    before = comm.traffic.total_sent_bytes + comm.traffic.received_bytes
+    told, last = np.zeros(1), comm.size - 1
+    if comm.rank == 0:
+        here.wait(here.irecv(told, last, 1))
+    both = here.everyone(), here.everyone()
+    if comm.rank == last:
+        if here.wait_any(*both, until=here.now() + 0.01) != -1:
+            yield "everyone has come before rank 0 has"
+        here.wait(here.isend(told, 0, 1))
+    here.wait(*both)
+    aside.wait(aside.everyone())
+    moved = comm.traffic.total_sent_bytes + comm.traffic.received_bytes - before
+    if moved != (8 if comm.rank in (0, last) else 0):
+        yield f"{moved} bytes are counted for barriers"
+    sending = here.isend(np.ones(1), right)
+    while here.wait_any(arriving, until=here.now()) < 0:
+        sending.test()  # type: ignore[attr-defined]
+    here.wait(sending)
+    if here.wait_any(arriving, until=-math.inf) != 0:
+        yield "a past end hides what is complete"
 
 
 def bounds(comm: MpiCommunicator) -> Iterator[str]:
@@ -130,7 +175,7 @@ def main() -> None:
     for collective in collectives():
         if allowed(collective, Float32(), comm.size):
             found += exact_mean(comm, collective, Float32(), 300_007)
-    for law in (messages, bounds, groups, abandoned, endings):
+    for law in (messages, ends, bounds, groups, abandoned, endings):
         found += law(comm)
     conclude(found, f"laws kept on {comm.size} ranks")
 

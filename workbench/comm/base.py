@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from math import inf, isnan
 from typing import Any, Final, Literal, Protocol
 
 import numpy as np
@@ -202,6 +203,15 @@ def checked(buffer: Array) -> Array:
     if not buffer.flags.c_contiguous:
         raise ValueError("a communicator takes contiguous arrays, got one with strides; copy it into a work buffer first")
     return buffer
+
+
+def time_of(until: float | None) -> float:
+    """When a wait ends at the latest: infinity for None. ValueError for what is no time."""
+    if until is None:
+        return inf
+    if isnan(until):
+        raise ValueError(f"wait_any(until={until!r}): until must be seconds of this rank's clock (now() and later), or None, got {until!r}")
+    return until
 
 
 def described(buffer: Any) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from mpi4py import MPI
 
 from workbench.comm.base import ANY, Array, Communicator, Op, Request, Traffic, checked
-from workbench.comm.mpi import LOOK_SECONDS, MpiCommunicator
+from workbench.comm.mpi import LOOK_SECONDS, NAP_SECONDS, SPIN_SECONDS, MpiCommunicator
 from workbench.comm.mpi_request import MpiRequest
 from workbench.comm.network import Network
 from workbench.comm.nic import Arrival, LinkedReceive, LinkedReduce, LinkedSend, Nic
@@ -160,8 +160,8 @@ class LinkedCommunicator(MpiCommunicator):
         return child
 
     def _pause(self, requests: tuple[Request, ...], waited: float) -> float:
-        """Until the first time that comes, of what is followed too; what has not moved is polled."""
-        return _nap((*requests, *self._family.progress.under_way), super()._pause(requests, waited), LOOK_SECONDS)
+        """Until the first time that comes, of what is followed too; what has not moved is polled as often after a long wait."""
+        return _nap((*requests, *self._family.progress.under_way), 0.0 if waited <= SPIN_SECONDS else NAP_SECONDS, LOOK_SECONDS)
 
 
 def _nap(requests: tuple[Any, ...], unmoved: float, longest: float) -> float:

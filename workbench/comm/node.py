@@ -10,6 +10,7 @@ takes them at once; any other order of things is settled by events on the virtua
 from __future__ import annotations
 
 import heapq
+from math import inf
 from typing import Any
 
 from workbench.comm.base import ANY, Beacon
@@ -17,6 +18,7 @@ from workbench.comm.baton import Baton, Seat
 from workbench.comm.following import Following
 from workbench.comm.mailbox import Message, Port, Receive
 from workbench.comm.network import Network
+from workbench.comm.polling import Polls
 
 
 class Node:
@@ -41,7 +43,7 @@ class Node:
         self.verb = ""
         self.missing = 0  # of those, the ones whose time is not known (1 while it waits for any of them)
         self.latest = 0.0
-        self.polls: dict[Any, int] = {}  # what was polled for in vain, how often, since the rank last got on
+        self.polls = Polls(self)
         self.following = Following(self)
 
     # -- posting ---------------------------------------------------------------------------------------------------
@@ -213,8 +215,8 @@ class Node:
         else:
             self.seat.clock = latest
 
-    def wait_any(self, requests: tuple[Any, ...], deadline: float | None = None) -> int:
-        """Block until the first of the requests is complete, or until the deadline; its index, or -1."""
+    def wait_any(self, requests: tuple[Any, ...], end: float) -> int:
+        """Block until the first of the requests is complete, or until the end, which may be infinite; its index, or -1."""
         seat = self.seat
         while True:
             self.baton.let_earlier_go_first(seat)
@@ -223,12 +225,12 @@ class Node:
             first = min(((request.time, index) for index, request in enumerate(requests) if request.time is not None), default=None)
             if first is not None and first[0] <= seat.clock:
                 return first[1]
-            if deadline is not None and seat.clock >= deadline:
+            if seat.clock >= end:
                 return -1
             for request in requests:
                 request.waited = request.time is None
-            times = [when for when in (first and first[0], deadline) if when is not None]
-            self.wait_some(requests, "wait_any", min(times, default=None))
+            until = end if first is None else min(first[0], end)
+            self.wait_some(requests, "wait_any", until if until < inf else None)
 
     def wait_some(self, requests: tuple[Any, ...], verb: str, until: float | None) -> None:
         """Block until one of the requests that are waited for completes, until then, or until what is followed can go on."""

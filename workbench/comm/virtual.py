@@ -12,27 +12,17 @@ error, and ranks that can never go on are a `Deadlock` that names each of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Final, TypeVar, final
+from typing import Any, TypeVar, final
 
-from workbench.comm.base import ANY, Array, Communicator, Op, Request, Traffic, checked, count_allreduce
+from workbench.comm.base import ANY, Array, Communicator, Op, Request, Traffic, checked, count_allreduce, time_of
 from workbench.comm.baton import Baton, Pace
 from workbench.comm.following import Followed
 from workbench.comm.mailbox import Message, Port, Receive
 from workbench.comm.meeting import Entry, Group, Meeting, combine, conclude
 from workbench.comm.network import Network
 from workbench.comm.node import Node
-from workbench.errors import Deadlock
 
 T = TypeVar("T")
-
-POLL_SECONDS: Final = 1e-6
-"""What a `test` or `iprobe` costs that finds nothing. Each further one in a row, with no work in between, costs twice
-as much as the last, or until something comes for the rank: a loop of polls cannot stop the clock, and loses no time."""
-
-LONGEST_POLL: Final = 20  # doublings: about a second
-
-STALLED_POLLS: Final = 1_000
-"""So many polls in a row, while all other ranks wait, have returned or do the same, are a deadlock."""
 
 
 @final
@@ -157,7 +147,7 @@ class VirtualCommunicator(Communicator):
         return entry
 
     def test(self, *requests: Request) -> bool:
-        """Whether all are complete at this rank's clock; ranks that are behind run first. See POLL_SECONDS for the cost."""
+        """Whether all are complete at this rank's clock; ranks that are behind run first. See `polling` for the cost."""
         waiting: tuple[Any, ...] = tuple(request for request in requests if not request.done)
         if waiting:
             if not self._poll(waiting, lambda: [request.time for request in waiting], all):
@@ -174,15 +164,26 @@ class VirtualCommunicator(Communicator):
         """Until all are complete; this rank's clock goes on to the latest of them."""
         if requests:
             self._baton.check()
-            self._node.wait_all(requests)
+            began = self._seat.clock
+            try:
+                self._node.wait_all(requests)
+            finally:
+                self.beacon.waited += self._seat.clock - began
             self._report(requests)
 
     def wait_any(self, *requests: Request, until: float | None = None) -> int:
-        """Until one is complete: the one that completes first in virtual time, of several the first in the list."""
+        """Until one is complete: the one that completes first in virtual time, of several the first in the list. A past `until`: like `test`."""
+        waiting: tuple[Any, ...] = requests
         if not requests:
             raise ValueError("wait_any needs at least one request")
         self._baton.check()
-        index = self._node.wait_any(requests, until)
+        began, end = self._seat.clock, time_of(until)
+        try:
+            if end <= began and not self._poll(waiting, lambda: [request.time for request in waiting], any):
+                return -1
+            index = self._node.wait_any(waiting, end)
+        finally:
+            self.beacon.waited += self._seat.clock - began
         if index >= 0:
             self._report(requests[index : index + 1])
         return index
@@ -243,7 +244,7 @@ class VirtualCommunicator(Communicator):
         if not 0 <= seconds < float("inf"):
             raise ValueError(f"compute(seconds={seconds!r}): seconds must be a finite number of at least 0, got {seconds!r}")
         self._baton.check()
-        self._node.polls.clear()
+        self._node.polls.forget()
         self._node.following.compute(self._seat.clock + seconds)
         self._baton.let_earlier_go_first(self._seat)
 
@@ -255,8 +256,7 @@ class VirtualCommunicator(Communicator):
 
     def _report(self, requests: tuple[Any, ...]) -> None:
         """Mark requests complete, count what they brought, raise what went wrong with them."""
-        if self._node.polls:
-            self._node.polls.clear()
+        self._node.polls.forget()
         for request in requests:
             if not request.done:
                 request.done = True
@@ -269,24 +269,7 @@ class VirtualCommunicator(Communicator):
                 raise request.failure
 
     def _poll(self, what: Any, times: Callable[[], list[float | None]], enough: Callable[[Iterable[bool]], bool]) -> bool:
-        """Whether enough of `times` have come; if not, the clock goes on a little, but never past what comes next for this rank."""
-        node, seat, baton = self._node, self._seat, self._baton
-        baton.check()
-        baton.let_earlier_go_first(seat)
-        node.advance(seat.clock)
-        node.following.carry_on()
-        found = times()
-        if enough(time is not None and time <= seat.clock for time in found):
-            return True
-        count = node.polls[what] = node.polls.get(what, 0) + 1
-        others = baton.coming(seat) if count % STALLED_POLLS == 0 else None
-        if others is not None and all(self._group.world[rank].dozing for rank in others):
-            text = what if isinstance(what, str) else "; ".join(map(repr, what))
-            baton.end(lambda: Deadlock(f"rank {seat.rank} polls for what no rank can bring any more: {text}"))
-            baton.check()
-        coming = [time for time in found if time is not None and time > seat.clock]
-        node.doze(min([seat.clock + POLL_SECONDS * 2.0 ** min(count - 1, LONGEST_POLL), *coming]))
-        return False
+        return self._node.polls.ask(what, times, enough, self._group.world)
 
     def _enter(self, kind: str, given: Any) -> tuple[Entry, Meeting]:
         """Enter the next collective of this communicator."""
