@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 from tests.strategies.world import NETWORK, RATE, gradient_of, play, start_of
+from workbench.recipes import Nesterov
 from workbench.strategies import STRATEGIES, Strategy, Synchronous
 
 EVERY = {name: made() for name, made in STRATEGIES.items()} | {
     "local": Synchronous(average="parameters", every=3),
     "overlap": Synchronous(overlap=True, bucket_bytes=1),
     "post-local": Synchronous(average="parameters", every=3, local_from=2),
+    "outer": Synchronous(every=3, outer=Nesterov(learning_rate=1.0, momentum=0.0)),
 }
 
 

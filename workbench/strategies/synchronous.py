@@ -10,6 +10,7 @@ from workbench.collectives.planned import Together
 from workbench.comm.base import Communicator
 from workbench.comm.network import Network
 from workbench.options import option
+from workbench.recipes.outer import OUTERS, Outer
 from workbench.strategies.base import Exchange, Strategy, Worker
 from workbench.wires import WIRES, Compressor, Float32, Wire
 
@@ -31,6 +32,10 @@ class Synchronous(Strategy):
     Theano-MPI), and every H steps local SGD (Ma, Mao and Taylor, 2016; Stich, 2019). Post-local SGD begins with every
     step and becomes local later (Lin, Stich, Patel and Jaggi, 2020). Velocities are never averaged; `cdd` in Theano-MPI
     sums the workers' velocities instead of gradients, which is the same up to the rate as long as momentum is constant.
+
+    With an `outer` optimizer parameters are averaged, and all workers go on from a centre that follows their mean:
+    `Synchronous(every=500, outer=Nesterov())` is DiLoCo (Douillard et al., 2023), with the job's optimizer where they have
+    AdamW. The centre is the answer of the run; with `local_from` it takes every mean as it is until then.
     """
 
     collective: Collective = option(Ring(), table=COLLECTIVES, help="the algorithm that makes the mean")
@@ -42,6 +47,9 @@ class Synchronous(Strategy):
     local_from: int | None = option(
         None, minimum=1, unit="steps", help="average after each step before this one, and only then every `every` steps; None: from the start"
     )
+    outer: Outer | None = option(
+        None, table=OUTERS, help="how a centre follows the mean, from which all go on; sets average='parameters'; None: they go on from the mean"
+    )
     overlap: bool = option(False, help="exchange gradients, bucket by bucket, while backward still computes (wait-free backprop)")
     bucket_bytes: int | None = option(
         None,
@@ -52,17 +60,22 @@ class Synchronous(Strategy):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.outer is not None:
+            object.__setattr__(self, "average", "parameters")
         if self.average == "gradients" and self.every > 1:
-            raise ValueError(f"Synchronous(every={self.every}): every above 1 averages parameters; give average='parameters' too")
+            raise ValueError(f"Synchronous(every={self.every}): every above 1 averages parameters; give average='parameters' (or an outer) too")
         if self.local_from is not None and self.every == 1:
             raise ValueError(f"Synchronous(local_from={self.local_from}): local_from is for every above 1, got every=1")
+        got, instead = "average='parameters'", "average='gradients'"
+        if self.outer is not None:
+            got, instead = f"outer={self.outer}, which averages parameters", "average='gradients' and no outer"
         for name in ("overlap", "bucket_bytes"):
             if self.average == "parameters" and getattr(self, name):
-                raise ValueError(f"Synchronous({name}={getattr(self, name)}): {name} is for average='gradients', got average='parameters'")
+                raise ValueError(f"Synchronous({name}={getattr(self, name)}): {name} is for average='gradients', got {got}")
         if self.average == "parameters" and isinstance(self.wire, Compressor):
             raise ValueError(
                 f"Synchronous(wire={self.wire}): {type(self.wire).__name__} leaves out most of what it is given, which parameters do not "
-                "survive; give average='gradients', or a wire that sends every number, like 'float16'"
+                f"survive; give {instead}, or a wire that sends every number, like 'float16'"
             )
         try:
             self.collective.check_wire(self.wire)
@@ -151,16 +164,43 @@ class AverageGradients(Exchange):
 
 @final
 class AverageParameters(Exchange):
-    """x <- mean of x over the workers, batch-norm statistics included: after every update before step `local_from`, then after every `every`-th."""
+    """x <- mean of x over the workers, batch-norm statistics included: after every update before step `local_from`, then after every `every`-th.
+
+    With an outer optimizer, whose steps begin with `local_from`, x <- the centre that has taken a step towards that mean. Workers begin with
+    the same parameters, and so with one centre; statistics have no outer step.
+    """
 
     def __init__(self, strategy: Synchronous, comm: Communicator, worker: Worker) -> None:
         super().__init__(comm, worker)
-        self.every, self.local_from = strategy.every, strategy.local_from or 0
+        self.every, self.local_from, self.outer = strategy.every, strategy.local_from or 0, strategy.outer
         arena = worker.arena
         shapes = [segment.shape for segment in arena.segments.values()]
         self.plan = strategy.collective.plan(comm.channel(0), arena.state, strategy.wire, shapes)
+        self.local = False
+        """Whether workers have made steps since they last met."""
+        if self.outer is not None:
+            self.centre, self.velocity = arena.state.clone(), arena.parameters.new_zeros(arena.parameters.shape)
 
     def after_update(self) -> None:
         """Average when it is time."""
-        if self.worker.step < self.local_from or (self.worker.step + 1) % self.every == 0:
-            self.plan.run()
+        early = self.worker.step < self.local_from
+        self.local = not early and (self.worker.step + 1) % self.every > 0
+        if not self.local:
+            self.meet(None if early else self.outer)
+
+    def finish(self) -> None:
+        """The centre is the answer: it takes in what workers have done since they last met."""
+        if self.local and self.outer is not None:
+            self.meet(self.outer)
+
+    def meet(self, outer: Outer | None) -> None:
+        """Collective. The mean; then a step of the centre towards it, or to it."""
+        self.plan.run()
+        if self.centre is None:
+            return
+        arena = self.worker.arena
+        if outer is not None:
+            trained = self.centre[: arena.parameters.numel()]
+            outer.step(trained, self.velocity, arena.parameters, self.worker.learning_rate())
+            arena.parameters.copy_(trained)
+        self.centre.copy_(arena.state)
