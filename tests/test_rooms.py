@@ -20,6 +20,7 @@ ORDER = [
     {"errors"},
     {"callables"},
     {"telemetry"},
+    {"drift"},
     {"store"},
     {"arena"},
     {"comm"},

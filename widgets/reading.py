@@ -8,7 +8,7 @@ from typing import Any, Final, final
 
 import numpy as np
 
-from workbench.runs.figures import strategy_words
+from workbench.runs.strategy import strategy_words
 from workbench.store import Rows
 from workbench.telemetry import STEPS, VALIDATION
 

@@ -84,7 +84,11 @@ COLUMNS: Final = {
         "time of load, compute and update in which an exchange was under way, or waited for a late peer; "
         "on real ranks a thread carries it on and takes a little of that time",
     ),
-    "staleness": ("updates", "how many updates old the parameters of this step's gradient (or of the mixed-in model) were"),
+    "staleness": (
+        "",
+        "how old what was applied was: updates of the centre between reading it and applying what was computed with it, "
+        "or steps since a model that was mixed in was asked for; 0 where nothing of others was applied",
+    ),
     "weight": ("", "what this rank's parameters count for in push-sum gossip; 1 elsewhere"),
     "bytes_sent": ("bytes", "payload sent by this rank in this step"),
     "bytes_received": ("bytes", "payload received by this rank in this step"),
@@ -93,12 +97,14 @@ COLUMNS: Final = {
     "sketch": ("", "seeded count-sketch of the parameters after the step; NaN where it was not sampled"),
     "kind": ("", "what was done in the span"),
     "exchange": ("", "number of the exchange, the same on all ranks"),
-    "peer": ("", "rank at the other end, -1 for all"),
+    "peer": ("", "rank at the other end, -1 for all; of a server's update the worker that has sent it"),
     "bytes": ("bytes", "payload sent to the peer"),
     "messages": ("messages", "messages sent to the peer"),
-    "update": ("", "number of the update of the centre"),
+    "update": ("", "number of the update of the centre, from 0; the same for all that were applied as one"),
     "clock": ("updates", "how many updates of that worker were applied, this one included"),
-    "busy_seconds": ("s", "time the server worked on the update"),
+    "busy_seconds": ("s", "time since the update before in which the server did not wait"),
+    "drift": ("", "Euclidean distance of a worker's parameters from the mean of the workers, told from sketches"),
+    "error": ("", "standard error of that distance"),
     "accuracy": ("", "share of the validation samples classified correctly, 0 to 1"),
     "seconds": ("s", "when, since the start of the run"),
 }

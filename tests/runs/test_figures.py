@@ -9,11 +9,13 @@ import pytest
 from tests.runs.fakes import event, steps_of, validations_of, write_run
 from workbench.cluster.naming import label_of
 from workbench.collectives import Hierarchical
+from workbench.drift import DRIFT_ERROR
 from workbench.job import Job
 from workbench.runs.compare import COMPARED, compare, table_words
-from workbench.runs.figures import FIGURES, Figures, explained, progress, shown, strategy_words, summary, training_seconds
-from workbench.runs.frame import DRIFT_ERROR, drift_frame, waiting_frame
+from workbench.runs.figures import FIGURES, Figures, explained, progress, shown, summary, training_seconds
+from workbench.runs.frame import drift_frame, waiting_frame
 from workbench.runs.run import Run
+from workbench.runs.strategy import strategy_words
 from workbench.store import RunLog, write_json
 from workbench.strategies import Gossip, Strategy, SufficientFactors, Synchronous
 from workbench.telemetry import SKETCH, SPANS, STEPS
@@ -33,6 +35,12 @@ def test_every_figure_from_the_records(tmp_path: Path) -> None:
         "epochs": 2,
         "samples": 9600,
         "dropped_samples": 29,
+        "servers": 0,
+        "updates": None,
+        "updates_per_second": None,
+        "staleness": {},
+        "drift": {},
+        "counts": {},
         "layers": {},
         "lost_rows": 0,
         "damage": "none",

@@ -81,12 +81,13 @@ class Assignment:
             self.inbox.put(LAST, "stop")
 
     def beacon(self) -> dict[str, Any]:
-        """What this rank is doing: "state", "operation" it waits for (None: it computes), "since_seconds", "step"."""
+        """What this rank is doing: "state", "operation" it waits for (None: it computes), "since_seconds", "step" (of a server: its updates)."""
         operation, since = None, 0.0
         if self.comm is not None:
             operation, since = self.comm.beacon.operation, self.comm.beacon.since
         waiting = max(0.0, time.perf_counter() - since) if operation is not None else 0.0
-        step = self.journal.counts()["steps"] if self.journal is not None else 0
+        counts = self.journal.counts() if self.journal is not None else {}
+        step = counts.get("steps") or counts.get("server") or 0
         return {"state": self.state, "operation": operation, "since_seconds": waiting, "step": step}
 
     def report(self) -> dict[str, Any]:

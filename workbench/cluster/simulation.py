@@ -61,7 +61,7 @@ class Simulation:
         self._inbox: Inbox | None = None
         self._journal: Journal | None = None
         self._comms: dict[int, Communicator] = {}
-        self._steps = np.zeros(ranks, np.int64)
+        self._steps, self._served = np.zeros(ranks, np.int64), np.zeros(ranks, np.int64)
 
     # what can be asked
 
@@ -87,14 +87,14 @@ class Simulation:
         return {"run": self.run, "state": self.state, "counts": counts, "events": len(self.events), "ended": self.ended}
 
     def beacons(self) -> dict[int, dict[str, Any]]:
-        """Rank -> what it waits for since how many virtual seconds, and the steps it has done."""
+        """Rank -> what it waits for since how many virtual seconds, and the steps it has done (of a server: its updates)."""
         now = max((comm.now() for comm in list(self._comms.values())), default=0.0)
         told = {}
         for rank in range(self.ranks):
             comm = self._comms.get(rank)
             operation, since = (comm.beacon.operation, comm.beacon.since) if comm is not None and self.ended is None else (None, 0.0)
             waiting = max(0.0, now - since) if operation is not None else 0.0
-            told[rank] = {"state": self.state, "operation": operation, "since_seconds": waiting, "step": int(self._steps[rank])}
+            told[rank] = {"state": self.state, "operation": operation, "since_seconds": waiting, "step": int(self._served[rank] or self._steps[rank])}
         return told
 
     def pull(self, table: str, since: int) -> tuple[int, Rows]:
@@ -194,6 +194,8 @@ class Simulation:
     def _push(self, table: str, first: int, rows: Rows) -> None:
         if table == "steps":
             np.maximum.at(self._steps, rows["rank"], rows["step"] + 1)
+        elif table == "server":
+            np.add.at(self._served, rows["rank"], 1)
         self._send("rows", run=self.run, table=table, first=first, rows=rows)
 
     def _push_event(self, event: dict[str, Any]) -> None:

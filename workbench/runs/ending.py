@@ -99,7 +99,7 @@ def _told_by_events(events: list[Event]) -> dict[str, Any] | None:
     started = {event.get("rank"): event for event in events if event["kind"] == "start"}
     errors = [event for event in events if event["kind"] == "error"]
     ended = {event.get("rank"): event for event in events if event["kind"] in ("end", "abort")}
-    expected = max((int(event.get("workers") or 0) for event in started.values()), default=0)
+    expected = max((int(event.get("ranks") or event.get("workers") or 0) for event in started.values()), default=0)
     steps = max((int(event.get("step") or 0) for event in [*ended.values(), *errors]), default=0)
     over = {event.get("rank") for event in errors} | set(ended) | {event["lost"] for event in errors if event.get("lost") is not None}
     if errors and len(over) >= max(len(started), 1):

@@ -9,17 +9,20 @@ from typing import Any, Final
 
 import numpy as np
 
-from workbench.options import Table, options_of
+from workbench.runs.apart import counts_in, drift_words, staleness_of, updates_of
+from workbench.runs.strategy import is_lockstep, servers_in, strategy_words
 from workbench.store import Rows
-from workbench.strategies import STRATEGIES
-from workbench.telemetry import PHASES
+from workbench.telemetry import PHASES, SERVER
+
+NO_SERVER: Final[Rows] = np.empty(0, SERVER)
 
 FIGURES: Final = {
     "status": ("", "how the run stands, or how it ended"),
     "strategy": ("", "the exchange strategy"),
     "model": ("", "what is trained"),
     "data": ("", "on what it is trained"),
-    "ranks": ("", "ranks that have recorded a step"),
+    "ranks": ("", "ranks that have recorded a step: the workers"),
+    "servers": ("", "ranks that keep a centre and train nothing"),
     "steps": ("steps", "mini-batches of the worker that has done most"),
     "epochs": ("", "passes over the training data, completed or begun"),
     "samples": ("samples", "samples of all steps of all ranks"),
@@ -33,6 +36,15 @@ FIGURES: Final = {
         "hidden_seconds over hidden_seconds and exchange_seconds together: share of the time of communication in which training was not blocked",
     ),
     "bytes_per_step": ("bytes", "payload that a worker sends per step, on average"),
+    "updates": ("updates", "updates of the centre; what servers have applied as one counts once"),
+    "updates_per_second": ("updates/s", "updates over training_seconds"),
+    "staleness": (
+        "",
+        "how old what was applied was: with servers, updates of the centre since the worker had read it, over all that was applied; "
+        "without, steps since the model that was mixed in was asked for, over those that were not fresh",
+    ),
+    "drift": ("", "Euclidean distance of a worker's parameters from the mean of the workers, on average over the workers, and its standard error"),
+    "counts": ("", "what has happened how often, on all ranks together; told at the end of a run"),
     "layers": ("", "what the strategy has decided for which layer, with what a worker sends of it"),
     "loss": ("", "mean loss of the last step of each rank"),
     "validation_loss": ("", "loss of the answer model on the validation set"),
@@ -43,6 +55,10 @@ FIGURES: Final = {
     "folder": ("", "where the records are"),
 }
 """Figure -> (unit, definition). A share or an accuracy is a number from 0 to 1; it is shown in %."""
+
+
+NOT_OF_EVERY_RUN: Final = ("servers", "updates", "updates_per_second")
+"""Figures that are only shown where there is something to say."""
 
 
 class Figures(dict[str, Any]):
@@ -62,10 +78,10 @@ class Figures(dict[str, Any]):
         return "\n".join(f"{name.replace('_', ' '):{width}}  {between.join(lines)}" for name, lines in self.lines())
 
     def lines(self) -> Iterator[tuple[str, list[str]]]:
-        """Each figure that has something to say, and its lines: one, or one per layer."""
+        """Each figure that has something to say, and its lines: one, or one per entry."""
         for name, value in self.items():
-            lines = [f"{layer}: {words}" for layer, words in value.items()] if isinstance(value, Mapping) else [shown(name, value)]
-            if lines:
+            lines = [f"{each}: {shown('', words)}" for each, words in value.items()] if isinstance(value, Mapping) else [shown(name, value)]
+            if lines and (value or name not in NOT_OF_EVERY_RUN):
                 yield name, lines
 
 
@@ -112,7 +128,7 @@ def shown(name: str, value: Any) -> str:
         text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
     else:
         text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-    return f"{text} {unit}".rstrip() if unit not in ("steps", "samples", "rows") else text
+    return f"{text} {unit}".rstrip() if unit not in ("steps", "samples", "rows", "updates") else text
 
 
 def times(rows: Rows) -> Any:
@@ -169,7 +185,16 @@ def progress(status: str, job: Mapping[str, Any], events: Iterable[Mapping[str, 
     return result
 
 
-def summary(status: str, job: Mapping[str, Any], events: list[dict[str, Any]], steps: Rows, validation: Rows, lost: int, folder: str) -> Figures:
+def summary(
+    status: str,
+    job: Mapping[str, Any],
+    events: list[dict[str, Any]],
+    steps: Rows,
+    validation: Rows,
+    lost: int,
+    folder: str,
+    server: Rows = NO_SERVER,
+) -> Figures:
     """The figures of a run as far as it has come; what cannot be told is None."""
     start: Mapping[str, Any] = next((event for event in events if event["kind"] == "start"), {})
     result = Figures(dict.fromkeys(FIGURES))
@@ -185,6 +210,11 @@ def summary(status: str, job: Mapping[str, Any], events: list[dict[str, Any]], s
         epochs=int(steps["epoch"].max()) + 1 if len(steps) else 0,
         samples=int(steps["samples"].sum(dtype=np.int64)),
         dropped_samples=start.get("dropped_samples"),
+        servers=len(servers_in(events) | set(server["rank"].tolist())),
+        updates=updates_of(server),
+        staleness=staleness_of(steps, server),
+        drift=drift_words(steps, is_lockstep(job)),
+        counts=counts_in(events),
         layers=dict(decided[-1]) if decided else {},
         accuracy=last_accuracy(validation),
         validation_loss=_last(validation, "loss"),
@@ -196,7 +226,8 @@ def summary(status: str, job: Mapping[str, Any], events: list[dict[str, Any]], s
         wall = float((steps["start_seconds"] + took).max() - steps["start_seconds"].min())
         result.update(
             wall_seconds=wall,
-            training_seconds=training_seconds(steps),
+            training_seconds=(training := training_seconds(steps)),
+            updates_per_second=result["updates"] / training if result["updates"] and training > 0 else None,
             samples_per_second=_rate(steps),
             exchange_share=_share(steps["exchange_seconds"], took),
             hidden_share=_share(steps["hidden_seconds"], steps["hidden_seconds"] + steps["exchange_seconds"].astype(np.float64)),
@@ -226,28 +257,6 @@ def explained(steps: Rows, events: Iterable[Mapping[str, Any]] = ()) -> float | 
 def last_accuracy(validation: Rows) -> float | None:
     """The newest accuracy of the answer model (rank -1), else of any rank's own."""
     return _last(validation, "accuracy")
-
-
-def strategy_words(strategy: Mapping[str, Any]) -> str:
-    """A strategy of a job file in a few words: "synchronous (ring, top-k(density=0.001), overlap)"; what is as by default is left out."""
-    parts = _parts(strategy, STRATEGIES)
-    kind = str(strategy.get("kind", "not known"))
-    return f"{kind} ({', '.join(parts)})" if parts else kind
-
-
-def _parts(told: Mapping[str, Any], table: Table) -> list[str]:
-    """The words for each option of an entry of a table: entries of other tables always, all else where it is not the default."""
-    cls = table.get(told.get("kind", ""))
-    known = {each.name: each for each in options_of(cls)} if cls else {}
-    parts = []
-    for name, value in told.items():
-        described = known.get(name)
-        if isinstance(value, Mapping):
-            inner = ", ".join(_parts(value, (described and described.table) or {}))
-            parts.append(str(value.get("kind", name)) + (f"({inner})" if inner else ""))
-        elif name != "kind" and value != (described.default if described else None):
-            parts.append(name if value is True else value if isinstance(value, str) else f"{name}={value}")
-    return parts
 
 
 def _last(validation: Rows, column: str) -> float | None:

@@ -1,4 +1,4 @@
-"""Records as pandas has them, and what follows from the records of several ranks together: waiting and drift."""
+"""Records as pandas has them, and what follows from the records of several ranks together: waiting, drift and who talked to whom."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
+from workbench.drift import DRIFT_ERROR, at_steps, at_times, shared_steps, tracks_of
 from workbench.store import Rows
-from workbench.telemetry import SKETCH
 
-DRIFT_ERROR: Final = float(np.sqrt(2 / SKETCH) / 2)
-"""Relative standard error of a distance told from sketches: half of that of its square, sqrt(2 / SKETCH)."""
+MOMENTS: Final = 2000
+"""Moments of a run at which drift is told, at most."""
 
 
 def table_frame(rows: Rows, order: list[str]) -> pd.DataFrame:
@@ -74,26 +75,51 @@ def waiting_frame(spans: Rows, kind: str = "exchange") -> pd.DataFrame:
     return frame[columns].sort_values(["exchange", "stretch", "rank"], ignore_index=True)
 
 
-def drift_frame(steps: Rows) -> pd.DataFrame:
-    """How far each rank's parameters are from the mean of the workers, told from the sketches of all of them.
+def drift_frame(steps: Rows, lockstep: bool = True) -> pd.DataFrame:
+    """How far each worker's parameters are from the mean of the workers: `step rank seconds drift error`, told from the sketches of all.
 
-    One row per rank and step at which every worker's parameters were sketched: `step rank drift error`. Drift is a
-    Euclidean distance, `error` its standard error: the sketch is linear, so the sketch of a difference is the
-    difference of the sketches, and the length of a sketch is that of the vector within sqrt(2 / SKETCH) / 2
-    (Alon, Matias and Szegedy, 1996).
+    Drift is a Euclidean distance, `error` its standard error. Workers in lockstep are compared after the same step. Others share no step:
+    they are compared at the same time, which is whenever one of them was sketched, from when all have been until one is no more, and
+    between two sketches a worker is taken to move on a straight line. `step` is then the one that it was at. Of more than `MOMENTS`
+    moments every so manieth is told. See `workbench.drift`.
     """
-    taken = steps[~np.isnan(steps["sketch"]).any(axis=1)]
-    workers = len(np.unique(steps["rank"]))
-    parts = []
-    order = np.lexsort((taken["rank"], taken["step"]))
-    taken = taken[order]
-    numbers, begins, counts = np.unique(taken["step"], return_index=True, return_counts=True)
-    for step, begin, count in zip(numbers.tolist(), begins.tolist(), counts.tolist(), strict=True):
-        if count != workers:
-            continue
-        sketch = taken["sketch"][begin : begin + count].astype(np.float64)
-        drift = np.sqrt(((sketch - sketch.mean(axis=0)) ** 2).sum(axis=1))
-        parts.append(pd.DataFrame({"step": step, "rank": taken["rank"][begin : begin + count], "drift": drift}))
-    frame = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({name: pd.Series(dtype=float) for name in ("step", "rank", "drift")})
-    frame["error"] = frame["drift"] * DRIFT_ERROR
-    return frame
+    tracks = tracks_of(steps)
+    if not tracks or not all(len(track.seconds) for track in tracks):
+        return pd.DataFrame({name: pd.Series(dtype=float) for name in ("step", "rank", "seconds", "drift", "error")})
+    if lockstep:
+        numbers = _thinned(shared_steps(tracks))
+        seconds, drift = at_steps(tracks, numbers)
+        error, reached = DRIFT_ERROR * drift, np.repeat(numbers[:, None], len(tracks), 1)
+    else:
+        times = np.unique(np.concatenate([track.seconds for track in tracks]))
+        first, last = max(track.seconds[0] for track in tracks), min(track.seconds[-1] for track in tracks)
+        times = _thinned(times[(times >= first) & (times <= last)])
+        drift, error = at_times(tracks, times)
+        seconds = np.repeat(times[:, None], len(tracks), 1)
+        reached = np.stack([np.floor(np.interp(times, track.seconds, track.steps)) for track in tracks], 1).astype(np.int64)
+    columns = {
+        "step": reached,
+        "rank": np.tile([track.rank for track in tracks], (len(drift), 1)),
+        "seconds": seconds,
+        "drift": drift,
+        "error": error,
+    }
+    return pd.DataFrame({name: values.ravel() for name, values in columns.items()})
+
+
+def traffic_frame(rows: Rows) -> pd.DataFrame:
+    """What went from each rank to each other one in the whole run: `rank peer bytes messages`, one row per pair that had something to say."""
+    frame = pd.DataFrame({name: rows[name] for name in ("rank", "peer", "bytes", "messages")})
+    return frame.groupby(["rank", "peer"], as_index=False)[["bytes", "messages"]].sum()
+
+
+def server_frame(rows: Rows) -> pd.DataFrame:
+    """One row per update of a worker's that a server has applied, in the order of time; the columns are those of workbench.telemetry.SERVER."""
+    return table_frame(rows, ["seconds", "rank", "update"])
+
+
+def _thinned(moments: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """At most `MOMENTS` of them, evenly, the first and the last included."""
+    if len(moments) <= MOMENTS:
+        return moments
+    return moments[np.linspace(0, len(moments) - 1, MOMENTS).round().astype(np.intp)]

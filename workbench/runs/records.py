@@ -15,6 +15,7 @@ from workbench.runs.cache import LIMIT_BYTES, Cache, Held, News
 from workbench.runs.ending import ending_of, last_change
 from workbench.runs.feed import Feed, FolderFeed
 from workbench.runs.repair import Repair
+from workbench.runs.strategy import servers_in
 from workbench.store import Rows, StreamReader, read_events, streams
 
 CHECK_SECONDS: Final = 0.05
@@ -68,7 +69,10 @@ class Records:
         self._load()
         short = 0
         if self.ended is not None:
-            told = {event["rank"]: int(event.get("step") or 0) for event in self.cache.events() if event["kind"] == "end" and "rank" in event}
+            events = self.cache.events()
+            servers = servers_in(events)  # which record no steps
+            ends = (event for event in events if event["kind"] == "end" and "rank" in event and event["rank"] not in servers)
+            told = {event["rank"]: int(event.get("step") or 0) for event in ends}
             short = sum(max(0, count - int((steps["rank"] == rank).sum())) for rank, count in told.items())
         # rows that are missing between others are among both
         return self.cache.lost + max(0, short - self.cache.lost_of("steps"))

@@ -118,10 +118,10 @@ class Replay:
     def beacons(self) -> dict[int, dict[str, Any]]:
         """Rank -> how far it is; nobody waits for anything."""
         steps: dict[int, int] = {}
-        for (_, table), index in self._told.items():
-            if table == "steps" and index:
-                rows = self._tracks[_, table].rows[max(0, index - 4096) : index]
-                for rank, step in zip(rows["rank"].tolist(), rows["step"].tolist(), strict=True):
+        for (source, table), index in self._told.items():
+            if table in ("steps", "server") and index:
+                rows = self._tracks[source, table].rows[max(0, index - 4096) : index]
+                for rank, step in zip(rows["rank"].tolist(), rows["step" if table == "steps" else "update"].tolist(), strict=True):
                     steps[rank] = step + 1
         state = "paused" if self._paused else "running"
         return {rank: {"state": state, "operation": None, "since_seconds": 0.0, "step": steps[rank], "answered": True} for rank in sorted(steps)}
@@ -196,7 +196,7 @@ def _when(table: str, rows: Rows, ends: dict[tuple[int, int], float], length: fl
             return _ends(rows)
         case "spans":
             return rows["end_seconds"].astype(float)
-        case "validation":
+        case "validation" | "server":
             return rows["seconds"].astype(float)
         case "traffic":
             return np.array([ends.get(key, length) for key in zip(rows["rank"].tolist(), rows["step"].tolist(), strict=True)])

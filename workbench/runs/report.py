@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from workbench.errors import RunFolderDamaged
-from workbench.runs.figures import definition, shown, times
+from workbench.runs.figures import definition, times
 from workbench.runs.page import page, placed, plots_of, write_page
 from workbench.store import Rows, read_json
 
@@ -35,11 +35,11 @@ def render_report(run: Run) -> str:
     parts = []
     if run.error:
         parts.append(f'<div class="bad"><b>Failed</b><pre>{html.escape(_error_words(run.error))}</pre></div>')
-    rows = [(name.replace("_", " "), shown(name, value), definition(name)) for name, value in figures.items() if name != "layers"]
+    rows = [(name.replace("_", " "), "; ".join(lines), definition(name)) for name, lines in figures.lines() if name != "layers"]
     parts += ["<h2>Figures</h2>", _table(["figure", "value", "what it is"], rows, numbers=(), small=(2,))]
     if figures["layers"]:
         parts += ["<h2>Layers</h2>", _table(["parameter", definition("layers")], figures["layers"].items(), numbers=())]
-    plots = plots_of(steps, validation) if len(steps) else {}
+    plots = plots_of(run) if len(steps) else {}
     if plots:
         parts += ["<h2>Plots</h2>", *(placed(name) for name in plots)]
         parts += ["<h2>Ranks</h2>", _frame_table(ranks_frame(steps))]

@@ -18,6 +18,7 @@ from workbench.runs.ending import ending_of, is_paused, last_change
 from workbench.runs.feed import Feed, FolderFeed
 from workbench.runs.folders import run_folder
 from workbench.runs.records import Records
+from workbench.runs.strategy import is_lockstep
 from workbench.store import Rows, read_events, read_mapping
 
 if TYPE_CHECKING:
@@ -130,13 +131,22 @@ class Run:
         return frame.waiting_frame(self.table("spans"))
 
     def drift(self) -> pd.DataFrame:
-        """Of the steps that were sampled: how far each rank's parameters are from the mean, and the error of that number."""
-        return frame.drift_frame(self.table("steps"))
+        """Of the steps that were sampled: how far each worker's parameters are from the mean, and the error of that number."""
+        return frame.drift_frame(self.table("steps"), is_lockstep(self.job))
+
+    def traffic(self) -> pd.DataFrame:
+        """Who talked to whom: bytes and messages that each rank has sent to each other one, one row per pair."""
+        return frame.traffic_frame(self.table("traffic"))
+
+    def server(self) -> pd.DataFrame:
+        """One row per update that a server has applied: whose it was, how stale, how long it took. Empty without servers."""
+        return frame.server_frame(self.table("server"))
 
     def summary(self) -> figures.Figures:
         """The figures of the run so far; what each means is said in workbench.runs.figures.FIGURES."""
         steps, validation, records = self.table("steps"), self.table("validation"), self._records
-        told = figures.summary(self.status, self.job, records.cache.events(), steps, validation, records.lost(steps), str(self.folder))
+        server, lost = self.table("server"), records.lost(steps)
+        told = figures.summary(self.status, self.job, records.cache.events(), steps, validation, lost, str(self.folder), server)
         told["damage"] = "; ".join(self.damage) or "none"
         return told
 
