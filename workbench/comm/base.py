@@ -103,14 +103,16 @@ class Communicator(ABC):
     beacon: Beacon
     now: Callable[[], float]
     """Seconds on this rank's clock; for recorder and links. Strategies use it for nothing but the `until` of `wait_any`."""
-    lost: frozenset[int] = frozenset()
-    """Ranks that are known to be gone; empty unless `outlive` was called."""
-
     simulated: str = ""
     """What takes the place of real links, in words; empty where there is nothing but these."""
 
     piece_bytes: int | None = None
     """Of a large message whose numbers are added up when they arrive: pieces of this size stay in the cache. None: as a whole."""
+
+    @property
+    def lost(self) -> frozenset[int]:
+        """Ranks that are known to be gone; empty unless `outlive` was called."""
+        return frozenset()
 
     @property
     @abstractmethod
@@ -150,8 +152,9 @@ class Communicator(ABC):
         """Collective. Complete once every rank that lives has called it. Charged and counted as nothing: it belongs to the end of a run."""
 
     def outlive(self) -> None:  # noqa: B027 (where a rank cannot die alone there is nothing to do)
-        """From now on the death of a peer ends no wait: requests with it are complete and `lost`, it is among `lost` of all communicators
-        of this family, and a receive from ANY rank goes on for the others. Where the MPI library cannot go on without a rank, nothing changes."""
+        """From now on the death of a peer ends no wait: messages with it are complete and `lost`, it is among `lost` of all communicators
+        of this family, and a receive from ANY rank goes on for the others. All ranks call it, before their first message; an all-reduce with
+        one that has died is still `PeerLost`. Where the MPI library cannot go on without a rank, nothing changes."""
 
     def survivors(self) -> Communicator:
         """Collective among the ranks that live. A communicator of these alone, in their order; itself unless `outlive` was called."""

@@ -6,8 +6,6 @@ both burn a core inside it; so every message is started without blocking and the
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import os
 import socket
 import time
@@ -15,14 +13,15 @@ import zlib
 from collections.abc import Callable, Iterator
 from math import inf
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from mpi4py import MPI
 
-from workbench.comm.base import ANY, Array, Beacon, Communicator, Op, Request, Traffic, checked, count_allreduce, time_of
+from workbench.comm.base import ANY, Array, Communicator, Op, Request, Traffic, checked, count_allreduce, time_of
+from workbench.comm.family import FAREWELL, TAGS, Family, sharpen_sleep
 from workbench.comm.mpi_request import MpiRequest
-from workbench.comm.progress import Progress
+from workbench.comm.ulfm import Agreement, AnyReceive
 from workbench.errors import Aborted, PeerLost, WorkbenchError
 
 SPIN_SECONDS: Final = 200e-6  # polling without sleeping: longer hurts where ranks share cores
@@ -31,48 +30,8 @@ LONGEST_NAP: Final = 1e-3  # of a server nobody talks to, which then takes littl
 PATIENCE: Final = 50  # a nap is at most so much shorter than what has been waited already: a wait gets at most 2 % longer
 PIECE_BYTES: Final = 1 << 18  # measured: 100 MB take 0.9 of the time of MPI's own all-reduce with it, 1.2 without
 LOOK_SECONDS: Final = 2e-3  # between two looks for farewells
-TESTS_PER_LOOK: Final = 64
-FAREWELL: Final = 0  # the tag of a failing rank's last word
-TAGS: Final = 64  # tags of one channel
+DIED: Final = "its process died"
 OPS: Final = {"sum": MPI.SUM, "min": MPI.MIN, "max": MPI.MAX}
-
-
-class _Family:
-    """What a communicator shares with those made from it by `split` and `channel`."""
-
-    def __init__(self, comm: MPI.Intracomm, aborted: Callable[[], bool]) -> None:
-        self.comm, self.aborted = comm, aborted
-        self.beacon = Beacon()
-        self.progress = Progress(aborted, sharpen_sleep)
-        self.vain_tests = 0
-        self.tag_limit = int(comm.Get_attr(MPI.TAG_UB) or 32767)
-        self.tags = FAREWELL + 1  # the first free tag
-        self.farewells: list[Any] = []
-        self.attend: Callable[[], None] = lambda: None  # at every poll: an emulated link takes in what has come
-
-    def range(self) -> int:
-        first, self.tags = self.tags, self.tags + TAGS
-        if self.tags > self.tag_limit:
-            raise WorkbenchError(f"this MPI library has only {self.tag_limit} tags; {self.tag_limit // TAGS} channels are in use")
-        return first
-
-    def tested_in_vain(self) -> None:
-        """Look now and then."""
-        self.vain_tests += 1
-        if self.vain_tests % TESTS_PER_LOOK == 0:
-            self.look()
-
-    def look(self) -> None:
-        """Raise if the run is to end: told so, or because a peer has said its farewell. Nothing is followed any more then."""
-        if self.aborted():
-            self.progress.drop()
-            raise Aborted("the run was told to end at once")
-        status = MPI.Status()
-        if self.comm.Iprobe(MPI.ANY_SOURCE, FAREWELL, status):
-            word = np.zeros(status.Get_count(MPI.BYTE), np.uint8)
-            self.comm.Irecv(word, status.Get_source(), FAREWELL).Test()
-            self.progress.drop()
-            raise PeerLost(status.Get_source(), word.tobytes().decode(errors="replace"))
 
 
 class MpiCommunicator(Communicator):
@@ -88,12 +47,13 @@ class MpiCommunicator(Communicator):
             raise WorkbenchError("this MPI library was started without MPI_THREAD_MULTIPLE, which the workbench needs")
         comm.Set_errhandler(MPI.ERRORS_RETURN)
         sharpen_sleep()
-        family = _Family(comm, aborted)
+        family = Family(comm, aborted)
         self._set(family, comm, list(range(comm.size)), comm.rank, family.range(), Traffic(comm.size))
 
-    def _set(self, family: _Family, comm: MPI.Intracomm, members: list[int], rank: int, tag: int, traffic: Traffic) -> None:
+    def _set(self, family: Family, comm: MPI.Intracomm, members: list[int], rank: int, tag: int, traffic: Traffic) -> None:
         self._family, self._comm, self._members, self._tag = family, comm, members, tag
         self._positions = {member: position for position, member in enumerate(members)}
+        self.deaths = family.deaths
         self.rank, self.size = rank, len(members)
         self.traffic, self.beacon, self.now = traffic, family.beacon, time.perf_counter
 
@@ -108,12 +68,15 @@ class MpiCommunicator(Communicator):
         """Start receiving."""
         checked(buffer)
         peer = self._peer("irecv", source, tag)
+        if source == ANY and self.deaths.outlived:
+            return AnyReceive(self, buffer, self._tag + tag)
         return MpiRequest(self, self._family.comm.Irecv(buffer, peer, self._tag + tag), "message from", source, buffer, MPI.Status())
 
     def iprobe(self, source: int = ANY, tag: int = 0) -> bool:
         """Look whether a message is there."""
         peer = self._peer("iprobe", source, tag)
-        return bool(self._family.comm.Iprobe(peer, self._tag + tag))
+        self.deaths.hear()
+        return self.deaths.probe(peer, self._tag + tag)
 
     def iallreduce(self, buffer: Array, op: Op = "sum") -> Request:
         """Collective. Start the library's all-reduce, in place."""
@@ -160,8 +123,33 @@ class MpiCommunicator(Communicator):
         return found
 
     def everyone(self) -> Request:
-        """MPI's barrier, without blocking."""
+        """MPI's barrier, without blocking; where ranks are outlived its agreement, which needs only those that live."""
+        if self.deaths.outlived:
+            flag = np.ones(1, np.int32)
+            return Agreement(self, self._comm.Iagree(flag), flag)
         return MpiRequest(self, self._comm.Ibarrier(), "barrier with", ANY, np.zeros(0, np.uint8), None)
+
+    @property
+    def lost(self) -> frozenset[int]:
+        """As far as anybody has noticed."""
+        known = self.deaths.known if self.deaths.outlived else ()
+        return frozenset(self._positions[member] for member in known if member in self._positions)
+
+    def outlive(self) -> None:
+        """By ULFM, which Open MPI has since release 5."""
+        self.deaths.outlive()
+
+    def survivors(self) -> Communicator:
+        """Collective among the ranks that live. All wait politely until the last has come; what blocks is short then."""
+        if not self.deaths.outlived:
+            return self
+        self.wait(self.everyone())
+        comm = MPI.Intracomm(self._comm.Shrink())
+        comm.Set_errhandler(MPI.ERRORS_RETURN)
+        positions = MPI.Group.Translate_ranks(comm.Get_group(), list(range(comm.size)), self._comm.Get_group())
+        members = [self._members[position] for position in positions]
+        self.deaths.known |= set(self._members) - set(members)
+        return self._made(comm, members, comm.rank, self._family.range(), self.traffic)
 
     @property
     def hidden_seconds(self) -> float:
@@ -187,9 +175,9 @@ class MpiCommunicator(Communicator):
         self.wait(self.iallreduce(choices))
         positions = sorted((int(k), position) for position, (c, k) in enumerate(choices) if c == color)
         members = [self._members[position] for _, position in positions]
-        group = self._family.comm.Get_group().Incl(members)
+        group = self._comm.Get_group().Incl([position for _, position in positions])
         tag = self._family.range()
-        comm = self._family.comm.Create_group(group, tag % 32767)
+        comm = self._comm.Create_group(group, tag % 32767)
         comm.Set_errhandler(MPI.ERRORS_RETURN)
         return self._made(comm, members, members.index(self._members[self.rank]), tag, self.traffic)
 
@@ -203,8 +191,16 @@ class MpiCommunicator(Communicator):
         word = np.frombuffer(reason.encode()[:2000], np.uint8)
         comm = self._family.comm
         for peer in range(comm.size):
-            if peer != comm.rank:
+            if peer != comm.rank and peer not in self.deaths.known:
                 self._family.farewells.append((word, comm.Isend(word, peer, FAREWELL)))
+
+    def position(self, member: int) -> int:
+        """Of a rank of MPI."""
+        return self._positions[member]
+
+    def died(self) -> PeerLost:
+        """The error of a collective that a rank has died in."""
+        return PeerLost(self._members[min(self.lost)], DIED)
 
     @staticmethod
     def _all(requests: tuple[Request, ...]) -> bool:
@@ -275,11 +271,5 @@ class MpiCommunicator(Communicator):
         except (MPI.Exception, NotImplementedError, AttributeError):
             positions = []
         if positions:
-            return PeerLost(int(positions[0]), "its process died")
+            return PeerLost(int(positions[0]), DIED)
         return WorkbenchError(f"MPI failed: {error.Get_error_string()}")
-
-
-def sharpen_sleep() -> None:
-    """Ask Linux to end this thread's sleeps within 1 us of the time asked for instead of 50 us."""
-    with contextlib.suppress(OSError, AttributeError):  # elsewhere a nap takes a little longer
-        ctypes.CDLL(None).prctl(29, 1000)  # PR_SET_TIMERSLACK, nanoseconds

@@ -23,14 +23,12 @@ def keep(handle: MPI.Request, *buffers: Array) -> None:
 class MpiRequest:
     """A started operation and what is needed to account for it."""
 
-    __slots__ = ("buffer", "done", "handle", "operation", "owner", "peer", "received", "source", "status")
-
-    lost = False
+    __slots__ = ("buffer", "done", "handle", "lost", "operation", "owner", "peer", "source", "status")
 
     def __init__(self, owner: MpiCommunicator, handle: MPI.Request, operation: str, peer: int, buffer: Array, status: MPI.Status | None) -> None:
         self.owner, self.handle, self.operation, self.peer = owner, handle, operation, peer
         self.buffer = buffer  # kept alive until the library is done with it
-        self.status, self.done, self.source = status, False, peer
+        self.status, self.done, self.lost, self.source = status, False, False, peer
 
     def __del__(self) -> None:
         if not self.done:
@@ -44,10 +42,19 @@ class MpiRequest:
         if self.done:
             return True
         status = self.status
-        if not self.handle.Test(status):
+        try:
+            complete = self.handle.Test(status)
+        except MPI.Exception as error:
+            if self.peer == ANY or not self.owner.deaths.forgives(error):
+                raise
+            self.done = self.lost = True
+            return True
+        if not complete:
+            if self.peer == ANY and self.owner.lost:
+                raise self.owner.died()
             return False
         self.done = True
         if status is not None:
-            self.source = self.owner._positions[status.Get_source()]
+            self.source = self.owner.position(status.Get_source())
             self.owner.traffic.received(status.Get_count(MPI.BYTE))
         return True
