@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -9,14 +10,22 @@ import pytest
 
 from tests.strategies.world import NETWORK, RATE, gradient_of, play, start_of
 from workbench.recipes import Nesterov
-from workbench.strategies import STRATEGIES, Strategy, Synchronous
+from workbench.strategies import STRATEGIES, Elastic, ParameterServer, Strategy, Synchronous
+from workbench.strategies.base import Update
 
 EVERY = {name: made() for name, made in STRATEGIES.items()} | {
     "local": Synchronous(average="parameters", every=3),
     "overlap": Synchronous(overlap=True, bucket_bytes=1),
     "post-local": Synchronous(average="parameters", every=3, local_from=2),
+    "parameter-server, sync": ParameterServer(mode="sync", every=2),
+    "parameter-server, stale": ParameterServer(mode="stale", staleness=1, update="worker", every=2),
+    "parameter-server, 3 servers": ParameterServer(servers=3),
+    "elastic, symmetric": Elastic(server=False, every=2),
+    "elastic, momentum": Elastic(momentum=0.9, every=2),
     "outer": Synchronous(every=3, outer=Nesterov(learning_rate=1.0, momentum=0.0)),
 }
+
+SIZES = range(1, 10)
 
 
 def allowed(strategy: Strategy, size: int) -> bool:
@@ -26,7 +35,7 @@ def allowed(strategy: Strategy, size: int) -> bool:
         if str(size) not in str(error):
             raise  # it must say what was given
         return False
-    return "server" not in strategy.roles(size)
+    return True
 
 
 def still(exchange: Any) -> None:
@@ -34,7 +43,7 @@ def still(exchange: Any) -> None:
 
 
 @pytest.mark.parametrize("name", EVERY)
-@pytest.mark.parametrize("size", range(1, 8))
+@pytest.mark.parametrize("size", SIZES)
 def test_agreement_without_gradients_is_a_fixed_point(name: str, size: int) -> None:
     if allowed(EVERY[name], size):
         trajectories, _ = play(EVERY[name], size, 6, watch=still, same_start=True)
@@ -43,12 +52,12 @@ def test_agreement_without_gradients_is_a_fixed_point(name: str, size: int) -> N
 
 
 @pytest.mark.parametrize("name", EVERY)
-@pytest.mark.parametrize("size", range(1, 8))
+@pytest.mark.parametrize("size", SIZES)
 def test_nobody_is_left_waiting_and_parameters_stay_in_their_hull(name: str, size: int) -> None:
     """Ranks of unequal speed, each from a start of its own, without gradients; the virtual world names who would hang."""
     if allowed(EVERY[name], size):
         trajectories, _ = play(EVERY[name], size, 9, watch=still, seconds=lambda rank: 1e-3 * (1 + rank))
-        first, last = np.stack([t[0] for t in trajectories]), np.stack([t[-1] for t in trajectories])
+        first, last = np.stack([start_of(rank) for rank in range(size)]), np.stack([t[-1] for t in trajectories])
         assert (last <= first.max(axis=0) + 1e-5).all()
         assert (last >= first.min(axis=0) - 1e-5).all()
 
@@ -70,6 +79,41 @@ def test_lockstep_ranks_can_end_after_any_step(name: str) -> None:
         for steps in range(5):
             trajectories, _ = play(EVERY[name], 3, steps)
             assert all(len(trajectory) == steps + 2 for trajectory in trajectories)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_ranks_that_share_no_step_can_end_at_different_ones(name: str) -> None:
+    """As when a run is stopped and each rank stops where it is; in the order of the ranks, and the other way round."""
+    strategy, size = EVERY[name], 5
+    if len(set(strategy.together(size))) == size:
+        for steps in ([1, 4, 0, 7, 3], [3, 7, 0, 4, 1]):
+            trajectories, _ = play(strategy, size, steps.__getitem__)
+            assert [len(trajectory) - 2 for trajectory in trajectories] == steps[: len(trajectories)]
+
+
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("size", SIZES)
+def test_workers_come_first_and_servers_apply_what_each_has_brought_once_and_in_order(name: str, size: int) -> None:
+    strategy = EVERY[name]
+    if not allowed(strategy, size):
+        return
+    roles = strategy.roles(size)
+    workers = roles.count("worker")
+    assert roles == ("worker",) * workers + ("server",) * (size - workers)
+    assert workers
+    _, watched = play(strategy, size, 5, seconds=lambda rank: 1e-3 * (1 + rank))
+    for updates in watched[workers:]:
+        clocks: Counter[int] = Counter()
+        number = -1
+        for update in updates:
+            assert isinstance(update, Update)
+            clocks[update.worker] += 1
+            assert update.clock == clocks[update.worker]
+            assert update.number - number in (0, 1)
+            assert 0 <= update.staleness <= update.number
+            number = update.number
+        assert sorted(clocks) == list(range(workers)), "all have been heard"
+        assert clocks == Counter(update.worker for update in watched[-1]), "every server has applied the same"
 
 
 @pytest.mark.parametrize("name", EVERY)

@@ -15,6 +15,7 @@ from workbench.comm.network import Network
 from workbench.comm.virtual import VirtualWorld
 from workbench.recipes.sgd import SGD
 from workbench.strategies import Exchange, Strategy, Worker
+from workbench.strategies.base import Role
 
 RATE = 0.1
 NETWORK = Network(latency=1e-4, bandwidth=1e7)
@@ -30,7 +31,11 @@ def gradient_of(index: int, step: int) -> np.ndarray:
     return np.random.default_rng([4, index, step]).standard_normal(12).astype(np.float32)
 
 
-def worker_of(comm: Communicator, same_start: bool, momentum: float = 0.0, weight_decay: float = 0.0, rate: float = RATE) -> Worker:
+def worker_of(
+    comm: Communicator, same_start: bool, momentum: float = 0.0, weight_decay: float = 0.0, rate: float = RATE, roles: tuple[Role, ...] = ()
+) -> Worker:
+    """What an exchange or a server works for; without `roles` all ranks are workers."""
+    roles = roles or ("worker",) * comm.size
     arena = Arena(nn.Linear(3, 3))
     arena.state.copy_(torch.from_numpy(start_of(0 if same_start else comm.rank)))
     return Worker(
@@ -40,8 +45,8 @@ def worker_of(comm: Communicator, same_start: bool, momentum: float = 0.0, weigh
         batch_size=1,
         learning_rate=lambda: rate,
         rng=np.random.default_rng([5, comm.rank]),
-        index=comm.rank,
-        workers=comm.size,
+        index=roles[: comm.rank].count(roles[comm.rank]),
+        workers=roles.count("worker"),
     )
 
 
@@ -54,13 +59,18 @@ def play(
     same_start: bool = False,
     **sgd: float,
 ) -> tuple[list[np.ndarray], list[Any]]:
-    """Run a strategy on scripted gradients: the trajectory of every rank (steps + 2 rows: start, each step, after finish), and its watch.
+    """Run a strategy on scripted gradients: the trajectory of every worker (steps + 2 rows: start, each step, after finish), and for
+    every rank what was watched: of a worker what `watch` gave, of a server the list of its updates, in order.
 
-    `sgd` may say momentum, weight_decay and rate.
+    `sgd` may say momentum, weight_decay and rate. ValueError for a size that the strategy does not run on.
     """
+    strategy.check(size)
+    roles = strategy.roles(size)
 
-    def body(comm: Communicator) -> tuple[np.ndarray, Any]:
-        worker = worker_of(comm, same_start, **sgd)
+    def body(comm: Communicator) -> tuple[np.ndarray | None, Any]:
+        worker = worker_of(comm, same_start, roles=roles, **sgd)
+        if roles[comm.rank] == "server":
+            return None, list(strategy.serving(comm, worker).serve())
         exchange = strategy.exchange(comm, worker)
         watched = watch(exchange)
         buckets = len(strategy.buckets(worker.arena))
@@ -81,4 +91,4 @@ def play(
         return np.stack(states), watched
 
     results = VirtualWorld(size, NETWORK).run(body)
-    return [states for states, _ in results], [watched for _, watched in results]
+    return [states for states, _ in results if states is not None], [watched for _, watched in results]
