@@ -119,7 +119,7 @@ class Job(Options):
 
     def modules(self, folder: str | Path) -> dict[str, str]:
         """Module -> SHA-256 of its file, for the user's modules under `folder` that this job needs."""
-        return modules_under(Path(folder), [path for path in (self.model, self.data, self.loss) if ":" in path])
+        return modules_under(Path(folder), [path for path in (self.model, self.data, self.loss, *self.strategy.callables) if ":" in path])
 
 
 def _plain(name: str, options: dict[str, Any]) -> dict[str, Any]:

@@ -137,6 +137,11 @@ class Strategy(Options, ABC):
         return False
 
     @property
+    def callables(self) -> tuple[str, ...]:
+        """The user's own functions that it needs, as "package.module:callable"."""
+        return ()
+
+    @property
     def during_backward(self) -> bool:
         """Whether `bucket_ready` is called while backward computes (wait-free backprop), or at its end."""
         return False
