@@ -14,6 +14,7 @@ from workbench.data import DATA
 from workbench.job import Job
 from workbench.models import MODELS
 from workbench.options import Option, Options, allowed, name_in, options_of, unknown_name
+from workbench.recipes import OUTERS
 from workbench.strategies import STRATEGIES
 from workbench.wires import WIRES
 
@@ -22,6 +23,7 @@ GROUPS: Final[Mapping[str, Mapping[str, type[Options]]]] = {
     "strategies": STRATEGIES,
     "collectives": COLLECTIVES,
     "wires": WIRES,
+    "outer optimizers": OUTERS,
     "models": MODELS,
     "data": DATA,
     "networks and devices": {"network": Network, "device": Device},
@@ -58,8 +60,8 @@ def _show_all(members: Mapping[str, type[Options]]) -> None:
 
 def _row(described: Option) -> tuple[str, ...]:
     if described.table is not None:
-        default = name_in(described.table, described.default)
-        may_be = f"one of {', '.join(described.table)}"
+        default = name_in(described.table, described.default) if isinstance(described.default, Options) else str(described.default)
+        may_be = f"one of {', '.join(described.table)}{' or None' if described.optional else ''}"
     else:
         default, may_be = _plain(described.default), allowed(described)
     unit = f" ({described.unit})" if described.unit else ""

@@ -27,7 +27,7 @@ class Outer(Options, ABC):
 @final
 @dataclass(frozen=True)
 class Nesterov(Outer):
-    """m <- mu m + Delta; x~ <- x~ - eta (Delta + mu m), the outer optimizer of DiLoCo (Douillard et al., 2023).
+    """The outer optimizer of DiLoCo: m <- mu m + Delta; x~ <- x~ - eta (Delta + mu m) (Douillard et al., 2023).
 
     The form of torch.optim.SGD(nesterov=True). Without momentum the centre goes a share of the way, which on one rank is
     Lookahead (Zhang, Lucas, Ba and Hinton, 2019), and at a rate of 1 all of it: then it is the mean, number for number.
@@ -46,10 +46,10 @@ class Nesterov(Outer):
 @final
 @dataclass(frozen=True)
 class SlowMo(Outer):
-    """u <- beta u + Delta / gamma; x~ <- x~ - alpha gamma u, with the workers' rate gamma (Wang, Tantia, Ballas and Rabbat, 2020).
+    """Slow momentum: u <- beta u + Delta / gamma; x~ <- x~ - alpha gamma u (Wang, Tantia, Ballas and Rabbat, 2020).
 
-    Slow momentum: at a constant gamma it is the heavy ball, and when gamma falls, what was gathered before weighs as much less.
-    Workers keep their own velocities ("maintain" in the paper).
+    With the workers' rate gamma: while it is constant this is the heavy ball; when it falls, what was gathered before weighs as
+    much less. Workers keep their own velocities ("maintain" in the paper).
     """
 
     learning_rate: float = option(1.0, above=0, step=0.1, help="of the centre (alpha)")
