@@ -237,6 +237,17 @@ class TestVerdict:
         told = verdict({0: outcome(0, "lost", peer=1)}, {1: {"host": "h", "device": "CPU", "step": 12}})
         assert told["error"] == {"rank": 1, "host": "h", "device": "CPU", "step": 12, "where": "its process is gone", "traceback": ""}
 
+    def test_a_rank_that_is_outlived_counts_only_where_another_could_not_go_on(self) -> None:
+        dead = {2: {"host": "h", "device": "CPU", "step": 3}}
+        fine = {0: outcome(0, "done"), 1: outcome(1, "done")}
+        assert verdict(fine, dead, outlived=True) == {"status": "done", "steps": 7, "error": None}
+        assert verdict({**fine, 1: outcome(1, "stopped")}, dead, outlived=True)["status"] == "stopped"
+        assert verdict(fine, dead)["error"]["rank"] == 2
+        assert verdict({}, dead, outlived=True)["error"]["rank"] == 2
+        assert verdict({**fine, 1: outcome(1, "lost", peer=2)}, dead, outlived=True)["error"]["where"] == "its process is gone"
+        failed = {0: outcome(0, "lost", peer=1), 1: outcome(1, "failed", error="KeyError")}
+        assert verdict(failed, dead, outlived=True)["error"]["rank"] == 1
+
     @pytest.mark.parametrize(
         ("mpi", "rank", "words"), [("Open MPI 5.0.11", -1, "mpiexec has ended"), ("MPICH 5.0.2", 1, "cannot go on without a rank")]
     )

@@ -19,7 +19,8 @@ import pytest
 
 from workbench import Cluster, Job
 from workbench.channel import reaper
-from workbench.channel.client import EngineFeed
+from workbench.channel.client import GRACE_SECONDS, EngineFeed
+from workbench.channel.launch import find_mpi
 from workbench.channel.processes import profile_dir
 from workbench.errors import ClusterBusy, ClusterGone, RankFailed
 
@@ -155,6 +156,28 @@ def test_abort_ends_a_run_at_once_and_the_next_one_works(cluster4: Cluster) -> N
     cluster4.train(Job(steps=20))
     assert feed_of(cluster4).wait(30)
     assert feed_of(cluster4).finished()["status"] == "done"  # type: ignore[index]
+
+
+@pytest.mark.skipif("--with-ft" not in find_mpi().arguments(), reason="this MPI ends all ranks with one that dies")
+def test_gossip_goes_on_without_a_rank_that_is_killed(cluster4: Cluster) -> None:
+    run = cluster4.train(Job(strategy="gossip", steps=10**6))
+    training(cluster4)
+    seen = Seen(feed_of(cluster4))
+    os.kill(cluster4.status().rows[2].pid, signal.SIGKILL)
+    until(lambda: feed_of(cluster4).beacons()[2]["state"] == "lost")
+    reached = feed_of(cluster4).beacons()[0]["step"]
+    time.sleep(GRACE_SECONDS + 1)  # nobody ends the others
+    until(lambda: all(feed_of(cluster4).beacons()[rank]["step"] > reached + 20 for rank in (0, 1, 3)))
+    run.stop()
+    assert feed_of(cluster4).wait(30)
+    ended = feed_of(cluster4).finished()
+    assert ended is not None
+    assert (ended["status"], ended["error"]) == ("stopped", None)
+    assert run.wait(10).status == "stopped"
+    assert [event["rank"] for event in seen.events if event["kind"] == "fault"] == [2]
+    assert cluster4.status().missing == [2]
+    with pytest.raises(ClusterGone, match=r"rank 2 is missing .*cluster\.restart\(\)"):
+        cluster4.train(Job())
 
 
 NET = """

@@ -178,6 +178,15 @@ def test_a_rank_that_was_killed_is_told_by_those_that_lost_it(tmp_path: Path) ->
     assert "rank 2 is lost" in ended["error"]["where"]
 
 
+def test_a_rank_that_the_others_went_on_without_is_not_waited_for(tmp_path: Path) -> None:
+    events = [start_event(rank, 3) for rank in range(3)] + [event(rank, 9, "end", 7, 3.0, status="done") for rank in range(2)]
+    assert ending_of(tmp_path, events, time.time()) is None
+    slow = {**event(2, 2, "fault", 0, 0.0, message="slow"), "source": source_of(2)}  # of itself
+    assert ending_of(tmp_path, [*events, slow], time.time()) is None
+    died = {**event(2, 8, "fault", 7, 3.0, message="its process died; the others went on"), "source": source_of(0)}
+    assert ending_of(tmp_path, [*events, slow, died], time.time()) == {"status": "done", "steps": 7, "error": None}
+
+
 def test_an_abort_ends_a_run_as_stopped(tmp_path: Path) -> None:
     events = [start_event(rank, 2) for rank in range(2)] + [event(rank, 1, "abort", 7, 3.0) for rank in range(2)]
     ended = ending_of(tmp_path, events, time.time())

@@ -99,6 +99,7 @@ class Assignment:
             "counts": counts,
             "events": len(self.events),
             "newest": self.newest,
+            "outlives": self.comm is not None and self.comm.outlives,
             "outcome": self.outcome,
         }
 

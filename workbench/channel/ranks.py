@@ -88,8 +88,13 @@ class Ranks:
 
     @property
     def trouble(self) -> bool:
-        """Whether a rank has failed or is lost, so that the others will not come to a good end."""
-        return bool(self._lost) or any(outcome["status"] not in ("done", "stopped") for outcome in self.outcomes.values())
+        """Whether a rank has failed, or is lost and not outlived, so that the others will not come to a good end."""
+        return bool(self._lost) and not self._outlived or any(outcome["status"] not in ("done", "stopped") for outcome in self.outcomes.values())
+
+    @property
+    def _outlived(self) -> bool:
+        """Whether those that are not lost go on without one that is."""
+        return any(report.get("outlives") for rank, report in self.reports.items() if rank not in self._lost)
 
     @property
     def unsure(self) -> bool:
@@ -116,7 +121,7 @@ class Ranks:
     def judge(self, ending: bool) -> dict[str, Any]:
         """How the run ended, once no rank is left. `ending`: a person has ended the cluster."""
         lost = sorted(self._lost, key=lambda rank: self._left.index(rank) if rank in self._left else len(self._left))
-        told = verdict(self.outcomes, {rank: {**self._who[rank], **self.reports.get(rank, {})} for rank in lost}, not self.there())
+        told = verdict(self.outcomes, {rank: {**self._who[rank], **self.reports.get(rank, {})} for rank in lost}, not self.there(), self._outlived)
         if not self._lost or not (ending or self._abandoned):
             return told
         if self._abandoned and not self.outcomes:

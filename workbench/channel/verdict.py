@@ -9,14 +9,17 @@ from typing import Any
 Outcome = Mapping[str, Any]
 
 
-def verdict(outcomes: Mapping[int, Outcome], lost: Mapping[int, Mapping[str, Any]], all_gone: bool = False) -> dict[str, Any]:
+def verdict(outcomes: Mapping[int, Outcome], lost: Mapping[int, Mapping[str, Any]], all_gone: bool = False, outlived: bool = False) -> dict[str, Any]:
     """{"status": "done", "stopped" or "failed", "steps", "error"} of a run.
 
     `outcomes` are those of the ranks that have one, `lost` the ranks whose process is gone, the first to go
-    first, with what is known of them; `all_gone`: no rank has a process any more. The error is that of a lost rank, else of
-    the one that failed first; ranks that only lost a peer or were told to end follow from it.
+    first, with what is known of them; `all_gone`: no rank has a process any more; `outlived`: ranks go on without one that dies, so
+    that it counts only where one of them could not. The error is that of a lost rank, else of the one that failed first; ranks that
+    only lost a peer or were told to end follow from it.
     """
     steps = max((int(outcome.get("steps", 0)) for outcome in outcomes.values()), default=0)
+    if outlived and outcomes and not any(outcome["status"] == "lost" and outcome["peer"] in lost for outcome in outcomes.values()):
+        lost = {}
     error = _first_error(outcomes, lost, all_gone)
     if error is not None:
         return {"status": "failed", "steps": steps, "error": error}

@@ -110,6 +110,11 @@ class Communicator(ABC):
     """Of a large message whose numbers are added up when they arrive: pieces of this size stay in the cache. None: as a whole."""
 
     @property
+    def outlives(self) -> bool:
+        """Whether this rank goes on when a peer dies: `outlive` was called, where the MPI library can."""
+        return False
+
+    @property
     def lost(self) -> frozenset[int]:
         """Ranks that are known to be gone; empty unless `outlive` was called."""
         return frozenset()

@@ -130,13 +130,18 @@ class MpiCommunicator(Communicator):
         return MpiRequest(self, self._comm.Ibarrier(), "barrier with", ANY, np.zeros(0, np.uint8), None)
 
     @property
+    def outlives(self) -> bool:
+        """By ULFM, which Open MPI has since release 5."""
+        return self.deaths.outlived
+
+    @property
     def lost(self) -> frozenset[int]:
-        """As far as anybody has noticed."""
+        """As far as this rank has noticed."""
         known = self.deaths.known if self.deaths.outlived else ()
         return frozenset(self._positions[member] for member in known if member in self._positions)
 
     def outlive(self) -> None:
-        """By ULFM, which Open MPI has since release 5."""
+        """Where the library has ULFM."""
         self.deaths.outlive()
 
     def survivors(self) -> Communicator:

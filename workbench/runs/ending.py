@@ -101,13 +101,20 @@ def _told_by_events(events: list[Event]) -> dict[str, Any] | None:
     ended = {event.get("rank"): event for event in events if event["kind"] in ("end", "abort")}
     expected = max((int(event.get("ranks") or event.get("workers") or 0) for event in started.values()), default=0)
     steps = max((int(event.get("step") or 0) for event in [*ended.values(), *errors]), default=0)
-    over = {event.get("rank") for event in errors} | set(ended) | {event["lost"] for event in errors if event.get("lost") is not None}
+    dead = _outlived(events)
+    over = {event.get("rank") for event in errors} | set(ended) | dead | {event["lost"] for event in errors if event.get("lost") is not None}
     if errors and len(over) >= max(len(started), 1):
         return _failed_by(events)
-    if ended and len(ended) >= max(expected, len(started)):
+    if ended and len(set(ended) | dead) >= max(expected, len(started)):
         stopped = any(event["kind"] == "abort" or event.get("status") == "stopped" for event in ended.values())
         return {"status": "stopped" if stopped else "done", "steps": steps, "error": None}
     return None
+
+
+def _outlived(events: list[Event]) -> set[Any]:
+    """The ranks of which another has told a fault: they have died, and the others went on."""
+    faults = [event for event in events if event["kind"] == "fault" and str(event.get("source")).startswith("rank-")]
+    return {event.get("rank") for event in faults if not event["source"].startswith(f"rank-{event.get('rank', -1):05d}.")}
 
 
 def _failed_by(events: list[Event]) -> dict[str, Any] | None:
