@@ -44,12 +44,18 @@ def part_of(length: int, servers: int, index: int) -> slice:
 
 @final
 class Client:
-    """A worker's side. What it brings lies in `brought`, what it has read in `centre`: both of the shape of `arena.state`."""
+    """A worker's side. What it brings lies in `brought`, what it has read in `centre`: both of the shape of `arena.state`.
 
-    def __init__(self, comm: Communicator, worker: Worker, servers: Sequence[int]) -> None:
+    Either may be a tensor that is there anyway, which saves a copy: what is brought is read only while `exchange` lasts, and written never.
+    """
+
+    def __init__(
+        self, comm: Communicator, worker: Worker, servers: Sequence[int], brought: Tensor | None = None, centre: Tensor | None = None
+    ) -> None:
         self.comm, self.worker, self.servers = comm, worker, servers
         arena = worker.arena
-        self._brought, self._read = Staged(arena.spare()), Staged(arena.spare())
+        self._brought = Staged(arena.spare() if brought is None else brought)
+        self._read = Staged(arena.spare() if centre is None else centre)
         self.brought: Tensor = self._brought.tensor
         self.centre: Tensor = self._read.tensor
         self.centre.copy_(arena.state)

@@ -61,8 +61,13 @@ class ParameterServer(Strategy):
 
     def exchange(self, comm: Communicator, worker: Worker) -> Exchange:
         """Collective. The live side of one worker."""
-        client = Client(comm.channel(0), worker, range(worker.workers, comm.size))
-        return Gradients(client, self.every) if self.update == "server" else Steps(client, self.every)
+        comm, arena, servers = comm.channel(0), worker.arena, range(worker.workers, comm.size)
+        if self.update == "worker":
+            return Steps(Client(comm, worker, servers), self.every)
+        # where all is trained, a worker changes nothing itself: what it reads is its model, and one gradient needs no sum to be brought
+        trained = arena.state.numel() == arena.parameters.numel()
+        brought, centre = arena.gradients if trained and self.every == 1 else None, arena.state if trained else None
+        return Gradients(Client(comm, worker, servers, brought, centre), self.every)
 
     def serving(self, comm: Communicator, worker: Worker) -> Server:
         """Collective. The live side of one server."""
@@ -126,6 +131,8 @@ class Gradients(Bringing):
     def update(self) -> None:
         """Add the gradient to those that the servers do not have yet."""
         gradients = self.worker.arena.gradients
+        if self.client.brought is gradients:
+            return
         brought = self.client.brought[: self.trained]
         if self.pending:
             brought.add_(gradients)
