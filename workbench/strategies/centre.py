@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, final
 import numpy as np
 
 from workbench.comm.base import ANY, Array, Communicator, Request
+from workbench.comm.network import Network
 from workbench.comm.staging import Staged
 from workbench.errors import PeerLost
 from workbench.strategies.base import Role, Update, Worker
@@ -38,8 +39,19 @@ def check_servers(owner: str, size: int, servers: int) -> None:
 
 
 def part_of(length: int, servers: int, index: int) -> slice:
-    """What server `index` keeps of a flat tensor (length,): equal parts, the first ones one longer."""
+    """What server `index` keeps of a flat tensor (length,): parts that differ by one number at most."""
     return slice(*((length * k + servers - 1) // servers for k in (index, index + 1)))
+
+
+def exchange_seconds(nbytes: float, workers: int, servers: int, network: Network, together: bool) -> float:
+    """Of one exchange of every worker, a model of `nbytes` there and one back, if nobody computes: 2 latencies and B + B/S on a worker's own link.
+
+    Where nobody waits, the W B/S that pass the link of each server, in and out at the same time, may take longer than that.
+    Where the answers wait for the last worker (`together`), its way there comes after those of the others.
+    """
+    part = nbytes / servers / network.bandwidth
+    alone = 2 * network.latency + nbytes / network.bandwidth + part
+    return alone + (workers - 1) * part if together else max(alone, workers * part)
 
 
 @final

@@ -11,7 +11,7 @@ from workbench.comm.base import Communicator
 from workbench.comm.network import Network
 from workbench.options import option
 from workbench.strategies.base import Exchange, Role, Server, Strategy, Update, Worker
-from workbench.strategies.centre import Centre, Client, check_servers, workers_first
+from workbench.strategies.centre import Centre, Client, check_servers, exchange_seconds, workers_first
 from workbench.wires import Float32
 
 BETA = 0.9
@@ -91,10 +91,10 @@ class Elastic(Strategy):
         return Meeting(Centre(comm.channel(0), worker, range(worker.workers), 1), lambda rank: pull)
 
     def seconds(self, nbytes: int, size: int, network: Network) -> float:
-        """With a server W B pass its link, in and out at the same time, at least one model there and back; without, an all-reduce."""
+        """With a server models there and back, without one an all-reduce."""
         if not self.server:
             return Ring().seconds(nbytes, size, network) / self.every
-        return max(2, size - 1) * network.seconds(nbytes) / self.every if size > 1 else 0.0
+        return exchange_seconds(nbytes, size - 1, 1, network, together=False) / self.every if size > 1 else 0.0
 
 
 class Tied(Exchange):

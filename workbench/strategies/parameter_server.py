@@ -11,7 +11,7 @@ from workbench.comm.base import Communicator
 from workbench.comm.network import Network
 from workbench.options import option
 from workbench.strategies.base import Exchange, Role, Server, Strategy, Update, Worker
-from workbench.strategies.centre import Centre, Client, Part, Word, check_servers, workers_first
+from workbench.strategies.centre import Centre, Client, Part, Word, check_servers, exchange_seconds, workers_first
 
 
 @final
@@ -76,13 +76,9 @@ class ParameterServer(Strategy):
         return AtOnce(centre, self.update, bound[self.mode]) if self.mode in bound else Together(centre, self.update)
 
     def seconds(self, nbytes: int, size: int, network: Network) -> float:
-        """Every worker's model passes the link of the servers, in and out at the same time: W B / S; a lone worker has its way there and back."""
-        workers = size - self.servers
-        if workers < 1:
-            return 0.0
-        alone = 2 * network.seconds(nbytes / self.servers)
-        crowded = workers * network.seconds(nbytes / self.servers)
-        return max(alone, crowded) / self.every
+        """Models there and back over the links of workers and servers."""
+        workers, together = size - self.servers, self.mode == "sync" or (self.mode == "stale" and self.staleness == 0)
+        return exchange_seconds(nbytes, workers, self.servers, network, together) / self.every if workers > 0 else 0.0
 
 
 class Bringing(Exchange):
