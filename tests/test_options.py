@@ -42,6 +42,8 @@ SHAPES = {"circle": Circle, "square": Square}
 @dataclass(frozen=True)
 class Drawing(Options):
     shape: Options = option(Circle(), table=SHAPES, help="what is drawn")
+    frame: Options | None = option(None, table=SHAPES, help="what is drawn around it")
+    holes: tuple[Options, ...] = option((), table=SHAPES, help="what is left out")
     count: int | None = option(None, minimum=1, maximum=3, help="how often")
     colour: str = option("red", choices=("red", "blue"), help="colour")
     filled: bool = option(False, help="whether it is filled")
@@ -112,7 +114,7 @@ def test_names_stand_for_entries(what: str, table: Any) -> None:
         ({"shape": None}, r"Drawing\(shape=None\): shape must be one of 'circle', 'square' or a value of one of their classes, got None"),
         ({"shape": Circle}, r"shape=Circle: shape must be a value, got the class; did you mean Circle\(\)\?"),
         ({"shape": dict}, "shape must be one of 'circle', 'square' or a value"),
-        ({"cuont": 1}, r"Drawing has no option 'cuont'; did you mean 'count'\? \(known: shape, count, "),
+        ({"cuont": 1}, r"Drawing has no option 'cuont'; did you mean 'count'\? \(known: shape, frame, holes, count, "),
         ({"count": 4}, r"Drawing\(count=4\): count must be a whole number in \[1, 3\] or None, got 4"),
         ({"count": True}, "whole number"),
         ({"count": "2"}, "whole number"),
@@ -122,6 +124,14 @@ def test_names_stand_for_entries(what: str, table: Any) -> None:
         ({"labels": []}, "labels must be a dict"),
         ({"share": float("nan")}, "share must be a number of at least 0"),
         ({"share": None}, "share must be a number"),
+        ({"frame": 3}, "frame must be one of 'circle', 'square' or a value of one of their classes, or None, got 3"),
+        ({"frame": "squar"}, "unknown frame 'squar'; did you mean 'square'"),
+        ({"holes": ["squar"]}, r"unknown holes\[0\] 'squar'; did you mean 'square'"),
+        ({"holes": [Circle(), None]}, r"holes\[1\] must be one of 'circle', 'square' or a value of one of their classes, got None"),
+        ({"holes": [{"kind": "square", "side": 0}]}, r"Square\(side=0\): side must be a whole number of at least 1, got 0"),
+        ({"holes": None}, r"Drawing\(holes=None\): holes must be a tuple or list, each one of 'circle', 'square' or a value of one of their classes"),
+        ({"holes": Square()}, r"holes must be a tuple or list, .*, got Square\(side=1\); a single one is given as \(Square\(side=1\),\)"),
+        ({"holes": "square"}, r"a single one is given as \('square',\)"),
     ],
 )
 def test_wrong_choices_say_field_given_and_allowed(given: dict[str, Any], words: str) -> None:
@@ -166,6 +176,8 @@ def test_options_know_their_type_for_a_form() -> None:
     kinds = {o.name: (o.kind, o.optional) for o in options_of(Drawing)}
     assert kinds == {
         "shape": (Options, False),
+        "frame": (Options, True),
+        "holes": (tuple, False),
         "count": (int, True),
         "colour": (str, False),
         "filled": (bool, False),
@@ -173,6 +185,19 @@ def test_options_know_their_type_for_a_form() -> None:
         "parts": (tuple, False),
         "share": (float, False),
     }
+
+
+def test_an_optional_entry_and_several_of_them_become_json_and_back() -> None:
+    drawing = Drawing(frame={"kind": "square", "side": 3}, holes=["circle", Square(side=2), {"kind": "circle", "radius": 2}])
+    assert (drawing.frame, drawing.holes) == (Square(side=3), (Circle(), Square(side=2), Circle(radius=2.0)))
+    told = json.loads(json.dumps(drawing.to_json()))
+    assert told["frame"] == {"kind": "square", "side": 3}
+    assert told["holes"] == [{"kind": "circle", "radius": 1.0}, {"kind": "square", "side": 2}, {"kind": "circle", "radius": 2.0}]
+    assert Drawing.from_json(told) == drawing
+    none = Drawing().to_json()
+    assert (none["frame"], none["holes"]) == (None, [])
+    assert Drawing.from_json(none) == Drawing()
+    assert hash(drawing.holes) == hash((Circle(), Square(side=2), Circle(radius=2.0)))
 
 
 def test_a_value_of_no_table_is_named() -> None:

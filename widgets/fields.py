@@ -11,7 +11,7 @@ from typing import Any, final
 
 import ipywidgets
 
-from workbench.options import Option
+from workbench.options import Option, plain
 
 from .comms import answer_anywhere
 
@@ -132,7 +132,7 @@ class Number(Field):
 
 @final
 class Text(Field):
-    """What is typed as text: strings, numbers that may be absent, several numbers, a JSON object."""
+    """What is typed as text: strings, numbers that may be absent, several numbers, a JSON object, a JSON list of entries of a table."""
 
     def __init__(self, described: Option) -> None:
         text = self._text(described.default, described)
@@ -147,6 +147,8 @@ class Text(Field):
     def _text(value: Any, described: Option) -> str:
         if value is None or value in ({}, ()):
             return ""
+        if described.several:
+            return json.dumps(plain(value, described.table))
         if described.kind is tuple:
             return ", ".join(map(str, value))
         return json.dumps(value) if described.kind is dict else str(value)
@@ -161,7 +163,7 @@ class Text(Field):
             value: Any = typed
             if kind in (int, float):
                 value = number(typed)
-            elif kind is dict:
+            elif kind is dict or described.several:
                 value = json.loads(typed)
             elif kind is tuple and self._numbers():
                 value = tuple(number(part) for part in typed.strip("()[]").split(",") if part.strip())
@@ -179,6 +181,8 @@ class Text(Field):
         kind = self.described.kind
         if kind is dict:
             return 'a JSON object, like {"name": 1}'
+        if self.described.several:
+            return f'a JSON list, like [{{"kind": "{next(iter(self.described.table or ()))}"}}]'
         if kind is tuple:
             return "numbers separated by commas" if self._numbers() else "a JSON list"
         return "a whole number, or nothing" if kind is int else "a number, or nothing"

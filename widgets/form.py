@@ -16,6 +16,7 @@ from workbench.options import Option, Options, entry, name_in, options_of
 from .fields import Choice, Field, Flag, Number, Text, label
 
 OTHER: Final = "other ..."
+NONE: Final = "none"
 
 
 class Form:
@@ -124,15 +125,15 @@ class Form:
 
 
 class Entry(Field):
-    """An entry of a table: a drop-down of its names and, below it, the form of the class that is chosen."""
+    """An entry of a table, or none where there may be none: a drop-down of names and, below it, the form of the class that is chosen."""
 
     def __init__(self, described: Option, extra: Sequence[str] = ()) -> None:
         self.table: Mapping[str, Any] = described.table or {}
         self._callbacks: list[Callable[[], None]] = []
         self._forms: dict[str, Form] = {}
         self._shown_help = False
-        names = [*self.table, *extra]
-        start = name_in(self.table, described.default) if isinstance(described.default, Options) else described.default
+        names = [*([NONE] if described.optional else []), *self.table, *extra]
+        start = name_in(self.table, described.default) if isinstance(described.default, Options) else described.default or NONE
         super().__init__(described, ipywidgets.Dropdown(options=names, value=start, description=label(described.name)))
         self._place = ipywidgets.VBox().add_class("workbench-nested")
         self.root.children = [*self.root.children, self._place]
@@ -159,8 +160,8 @@ class Entry(Field):
 
     def show(self, value: Any) -> None:
         """Choose the value's class and fill in its form."""
-        value = entry(self.table, self.described.name, value)
-        self.control.value = name_in(self.table, value)
+        value = entry(self.table, self.described.name, value, self.described.optional)
+        self.control.value = NONE if value is None else name_in(self.table, value)
         if self.form:
             self.form.show(value)
 
@@ -261,7 +262,7 @@ class Named(Entry):
 
 def field_for(described: Option) -> Field:
     """The row for an option, by its kind."""
-    if described.table is not None:
+    if described.table is not None and not described.several:
         return Entry(described)
     if described.choices is not None:
         return Choice(described)

@@ -13,7 +13,7 @@ from workbench.models import MODELS
 from workbench.options import Options, option, options_of
 from workbench.strategies import STRATEGIES
 from workbench_widgets.fields import Choice, Flag, Number, Text, limits
-from workbench_widgets.form import OTHER, Entry, Form, Named, field_for
+from workbench_widgets.form import NONE, OTHER, Entry, Form, Named, field_for
 
 
 @final
@@ -49,6 +49,8 @@ class Sample(Options):
     widths: tuple[int, ...] = option((64,), help="some numbers")
     more: dict[str, Any] = option({}, help="anything")
     thing: Options = option(Small(), table=KINDS, help="a nested one")
+    maybe: Options | None = option(None, table=KINDS, help="one or none")
+    things: tuple[Options, ...] = option((), table=KINDS, help="any number of them")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,6 +73,7 @@ def test_each_kind_has_its_row() -> None:
     kinds = {described.name: type(field_for(described)) for described in options_of(Sample)}
     assert kinds == {
         "count": Number, "rate": Number, "limit": Text, "yes": Flag, "how": Choice, "name": Text, "widths": Text, "more": Text, "thing": Entry,
+        "maybe": Entry, "things": Text,
     }  # fmt: skip
 
 
@@ -92,6 +95,7 @@ def test_limits_in_a_few_characters() -> None:
     words = {described.name: limits(described) for described in (*options_of(Sample), *options_of(Small), *options_of(Big))}
     assert words == {
         "count": "steps, ≥ 1", "rate": "≥ 0", "limit": "≥ 1", "yes": "", "how": "", "name": "", "widths": "", "more": "", "thing": "",
+        "maybe": "", "things": "",
         "size": "units, 1 to 9", "share": "> 0, ≤ 1",
     }  # fmt: skip
 
@@ -120,6 +124,13 @@ def test_what_is_out_of_bounds_stays_and_is_said_in_the_words_of_the_class() -> 
         ("widths", "8, x", "widths must be numbers separated by commas, got '8, x'"),
         ("more", "{", "more must be a JSON object, like {\"name\": 1}, got '{'"),
         ("more", "[1]", "Sample(more=[1]): more must be a dict, got [1]"),
+        ("things", "small", 'things must be a JSON list, like [{"kind": "small"}], got \'small\''),
+        (
+            "things",
+            '{"kind": "big"}',
+            "Sample(things={'kind': 'big'}): things must be a tuple or list, each one of 'small', 'big' or a value of one of their classes, "
+            "got {'kind': 'big'}; a single one is given as ({'kind': 'big'},)",
+        ),
     ],
 )
 def test_text_that_cannot_be_read(name: str, typed: str, words: str) -> None:
@@ -180,6 +191,33 @@ def test_a_table_is_a_drop_down_with_the_form_of_what_is_chosen() -> None:
     assert form.value().thing == Big()
     thing.control.value = "small"
     assert form.value().thing == Small(size=7)
+
+
+def test_an_entry_may_be_none_where_the_class_says_so() -> None:
+    form = Form(Sample)
+    maybe = form.fields["maybe"]
+    assert maybe.control.options == (NONE, "small", "big")
+    assert maybe.control.value == NONE
+    assert maybe._place.children == ()
+    maybe.control.value = "big"
+    maybe.form.fields["share"].control.value = 0.25
+    assert form.value().maybe == Big(share=0.25)
+    form.show(Sample(maybe=None))
+    assert form.value().maybe is None
+    form.show(Sample(maybe=Small(size=2)))
+    assert form.value().maybe == Small(size=2)
+
+
+def test_several_entries_are_a_json_list() -> None:
+    form = Form(Sample)
+    things = form.fields["things"]
+    assert things.control.value == ""
+    things.control.value = '["big", {"kind": "small", "size": 2}]'
+    assert form.value().things == (Big(), Small(size=2))
+    value = Sample(things=(Small(size=3), Big()))
+    form.show(value)
+    assert things.control.value == '[{"kind": "small", "size": 3}, {"kind": "big", "share": 0.5}]'
+    assert form.value() == value
 
 
 def test_an_error_in_a_nested_form_is_shown_there_and_only_there() -> None:

@@ -60,8 +60,8 @@ def _show_all(members: Mapping[str, type[Options]]) -> None:
 
 def _row(described: Option) -> tuple[str, ...]:
     if described.table is not None:
-        default = name_in(described.table, described.default) if isinstance(described.default, Options) else str(described.default)
-        may_be = f"one of {', '.join(described.table)}{' or None' if described.optional else ''}"
+        default = name_in(described.table, described.default) if isinstance(described.default, Options) else _plain(described.default)
+        may_be = f"{'a list of' if described.several else 'one of'} {', '.join(described.table)}{' or None' if described.optional else ''}"
     else:
         default, may_be = _plain(described.default), allowed(described)
     unit = f" ({described.unit})" if described.unit else ""

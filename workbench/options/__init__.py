@@ -16,6 +16,6 @@ the checks all read those fields; there is no second list of them anywhere.
 from workbench.options.checks import allowed, shown
 from workbench.options.field import Option, Table, option
 from workbench.options.table import entry, name_in, unknown_name
-from workbench.options.value import Options, options_of
+from workbench.options.value import Options, options_of, plain
 
-__all__ = ["Option", "Options", "Table", "allowed", "entry", "name_in", "option", "options_of", "shown", "unknown_name"]
+__all__ = ["Option", "Options", "Table", "allowed", "entry", "name_in", "option", "options_of", "plain", "shown", "unknown_name"]

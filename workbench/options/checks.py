@@ -6,7 +6,7 @@ import math
 from typing import Any, Final
 
 from workbench.options.field import Option
-from workbench.options.table import entry
+from workbench.options.table import entries_allowed, entry
 
 SHOWN: Final = 400
 """Characters of a wrong value that an error message shows."""
@@ -23,8 +23,12 @@ def checked(owner: str, described: Option, given: Any) -> Any:
         if described.optional:
             return None
         raise refuse(allowed(described))
+    if described.table is not None and described.several:
+        if not isinstance(given, (tuple, list)):
+            raise ValueError(f"{refuse(allowed(described))}; a single one is given as ({shown(given)},)")
+        return tuple(entry(described.table, f"{name}[{index}]", each) for index, each in enumerate(given))
     if described.table is not None:
-        return entry(described.table, name, given)
+        return entry(described.table, name, given, described.optional)
     if described.choices is not None:
         if given not in described.choices:
             raise refuse(allowed(described))
@@ -71,7 +75,9 @@ def shown(given: Any) -> str:
 def allowed(described: Option) -> str:
     """The words for what a field allows: "a number in (0, 1]", "a whole number of at least 1", ..."""
     if described.table is not None:
-        return f"one of {', '.join(map(repr, described.table))} or a value of one of their classes"
+        return (
+            f"a tuple or list, each {entries_allowed(described.table)}" if described.several else entries_allowed(described.table, described.optional)
+        )
     if described.choices is not None:
         return f"one of {', '.join(repr(str(choice)) for choice in described.choices)}"
     plain = {tuple: "a list", bool: "True or False", str: "a string", dict: "a dict"}

@@ -29,8 +29,8 @@ def option(
     """A dataclass field that knows what it accepts.
 
     `minimum` and `maximum` are inclusive bounds, `above` an exclusive lower bound. `choices` lists the values
-    allowed. `table` says that the field holds an entry of a table (name -> class): a name or a JSON object given
-    for it is turned into the value. `step` is the increment of a form's arrows; `group` its heading there.
+    allowed. `table` says that the field holds an entry of a table (name -> class), or a tuple of them where its type is
+    one: a name or a JSON object given for an entry is turned into the value. `step` is the increment of a form's arrows; `group` its heading there.
     """
     metadata = {
         "help": help,
@@ -70,6 +70,11 @@ class Option:
     def optional(self) -> bool:
         """Whether None is a value of this field."""
         return type(None) in typing.get_args(self.type)
+
+    @property
+    def several(self) -> bool:
+        """Whether the field holds a tuple of entries of its table."""
+        return self.table is not None and self.kind is tuple
 
     @property
     def kind(self) -> type:

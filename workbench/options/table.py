@@ -9,8 +9,10 @@ from typing import Any
 from workbench.options.field import Table
 
 
-def entry(table: Table, what: str, given: Any) -> Any:
-    """The value that `given` stands for: a value itself, a name of the table, or {"kind": name, ...options}."""
+def entry(table: Table, what: str, given: Any, optional: bool = False) -> Any:
+    """The value that `given` stands for: a value itself, a name of the table, or {"kind": name, ...options}; None where that is `optional`."""
+    if given is None and optional:
+        return None
     if isinstance(given, str):
         if given not in table:
             raise ValueError(unknown_name(what, given, table))
@@ -26,8 +28,13 @@ def entry(table: Table, what: str, given: Any) -> Any:
     if isinstance(given, type) and given in table.values():
         raise ValueError(f"{what}={given.__name__}: {what} must be a value, got the class; did you mean {given.__name__}()?")
     if not isinstance(given, tuple(cls for cls in table.values() if isinstance(cls, type))):
-        raise ValueError(f"{what} must be one of {', '.join(map(repr, table))} or a value of one of their classes, got {given!r}")
+        raise ValueError(f"{what} must be {entries_allowed(table, optional)}, got {given!r}")
     return given
+
+
+def entries_allowed(table: Table, optional: bool = False) -> str:
+    """The words for what a field with an entry of a table allows."""
+    return f"one of {', '.join(map(repr, table))} or a value of one of their classes{', or None' if optional else ''}"
 
 
 def name_in(table: Table, value: Any) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from workbench.options.checks import checked
-from workbench.options.field import Option
+from workbench.options.field import Option, Table
 from workbench.options.table import name_in, unknown_name
 
 
@@ -41,18 +41,7 @@ class Options:
 
     def to_json(self) -> dict[str, Any]:
         """A dict of plain JSON values; entries of tables become {"kind": name, ...}."""
-        result: dict[str, Any] = {}
-        for described in options_of(type(self)):
-            value = getattr(self, described.name)
-            if isinstance(value, Options) and described.table is not None:
-                result[described.name] = {"kind": name_in(described.table, value), **value.to_json()}
-            elif isinstance(value, Options):
-                result[described.name] = value.to_json()
-            elif isinstance(value, tuple):
-                result[described.name] = [entry.to_json() if isinstance(entry, Options) else entry for entry in value]
-            else:
-                result[described.name] = value
-        return result
+        return {described.name: plain(getattr(self, described.name), described.table) for described in options_of(type(self))}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> typing.Self:
@@ -78,6 +67,15 @@ def options_of(cls: type) -> tuple[Option, ...]:
         )
         cls._options = cached  # type: ignore[attr-defined]
     return cached
+
+
+def plain(value: Any, table: Table | None) -> Any:
+    """The value of a field as JSON: an entry of its table with its name there, a tuple as a list."""
+    if isinstance(value, tuple):
+        return [plain(each, table) for each in value]
+    if isinstance(value, Options):
+        return value.to_json() if table is None else {"kind": name_in(table, value), **value.to_json()}
+    return value
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:
