@@ -54,7 +54,8 @@ def shared_steps(tracks: Sequence[Track]) -> Array:
     if not tracks:
         return np.empty(0, np.int64)
     numbers, counts = np.unique(np.concatenate([np.unique(track.steps) for track in tracks]), return_counts=True)
-    return numbers[counts == len(tracks)]
+    shared: Array = numbers[counts == len(tracks)]
+    return shared
 
 
 def at_times(tracks: Sequence[Track], times: Array) -> tuple[Array, Array]:
@@ -89,7 +90,8 @@ def _place(track: Track, times: Array) -> tuple[Array, Array, Array]:
 def _between(track: Track, times: Array) -> Array:
     """The sketch at each time, (t, SKETCH)."""
     before, behind, share = _place(track, times)
-    return track.sketches[before] + share[:, None] * (track.sketches[behind] - track.sketches[before])
+    there: Array = track.sketches[before] + share[:, None] * (track.sketches[behind] - track.sketches[before])
+    return there
 
 
 def _bend(track: Track, times: Array) -> Array:

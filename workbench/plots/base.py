@@ -10,16 +10,18 @@ from bokeh.models.annotations import Legend, LegendItem
 from bokeh.plotting import figure
 
 from workbench.store import Rows
-from workbench.telemetry import VALIDATION
+from workbench.telemetry import TRAFFIC, VALIDATION
 
 NO_VALIDATION: Final[Rows] = np.empty(0, VALIDATION)
+NO_TRAFFIC: Final[Rows] = np.empty(0, TRAFFIC)
 
 
 class Plot(Protocol):
     """A figure of one run that grows with its records.
 
     `source` holds what is drawn, `root` is the figure; both are Bokeh models, whoever shows them puts `root` into a
-    document. For one thread at a time: hold the document's lock around `update`.
+    document. A plot that is not of every run is not visible, and takes no room, until it has something to show.
+    For one thread at a time: hold the document's lock around `update`.
     """
 
     root: Any
@@ -29,8 +31,8 @@ class Plot(Protocol):
         """What is drawn of the ranks."""
         ...
 
-    def update(self, rows: Rows, validation: Rows = NO_VALIDATION) -> None:
-        """Take in *new* rows of the tables steps (n,) and validation (m,), in any order of the ranks."""
+    def update(self, rows: Rows, validation: Rows = NO_VALIDATION, traffic: Rows = NO_TRAFFIC) -> None:
+        """Take in *new* rows of the tables steps (n,), validation (m,) and traffic (k,), in any order of the ranks."""
         ...
 
     def select(self, ranks: list[int]) -> None:

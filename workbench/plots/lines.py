@@ -96,29 +96,31 @@ class RankLines:
         if self.band is not None:
             self.band.data = self._band_columns()
 
-    def patch(self, values: Array, low: Array, high: Array) -> None:
-        """Draw what has changed: of rank r the slots from low[r] up to high[r]; `values` (ranks, slots)."""
+    def patch(self, values: Array, low: Array, high: Array, grid: Array | None = None) -> None:
+        """Draw what has changed: of rank r the slots from low[r] up to high[r]; `values` (ranks, slots). A `grid` (slots,) moves them."""
         moved = np.flatnonzero(low < high)
         if not len(moved):
             return
         start, end = int(low[moved].min()), int(high[moved].max())
         self._values[:, start:end] = _drawable(values[:, start:end])
+        if grid is not None:
+            self._grid[start:end] = grid[start:end]
         places = {rank: place for place, rank in enumerate(self.shown)}
-        patches = [
-            ((places[rank], slice(int(low[rank]), int(high[rank]))), self._values[rank, low[rank] : high[rank]].tolist())
-            for rank in moved.tolist()
-            if rank in places
-        ]
-        if patches:
-            self.source.patch({"ys": patches})
+        parts = [(rank, places[rank], slice(int(low[rank]), int(high[rank]))) for rank in moved.tolist() if rank in places]
+        if parts:
+            patches = {"ys": [((place, part), self._values[rank, part].tolist()) for rank, place, part in parts]}
+            if grid is not None:
+                patches["xs"] = [((place, part), self._grid[part].tolist()) for _, place, part in parts]
+            self.source.patch(patches)
         if self.band is not None:
             columns = self._band_columns(slice(start, end))
-            self.band.patch({name: [(slice(start, end), columns[name].tolist())] for name in ("low", "high", "mean")})
+            names = ("low", "high", "mean") if grid is None else ("x", "low", "high", "mean")
+            self.band.patch({name: [(slice(start, end), columns[name].tolist())] for name in names})
 
     def _columns(self) -> dict[str, Any]:
         colours, dashes = colours_of(self.ranks), dashes_of(self.ranks)
         return {
-            "xs": [self._grid for _ in self.shown],
+            "xs": [self._grid.copy() for _ in self.shown],
             "ys": [self._values[rank].copy() for rank in self.shown],
             "rank": list(self.shown),
             "label": [f"rank {rank}" for rank in self.shown],
@@ -136,7 +138,7 @@ class RankLines:
             mean = np.where(known, values, 0).sum(0, dtype=np.float64) / counts
         low = np.where(none, np.nan, np.where(known, values, np.inf).min(0))
         high = np.where(none, np.nan, np.where(known, values, -np.inf).max(0))
-        return {"x": self._grid[part], "low": low.astype(np.float32), "high": high.astype(np.float32), "mean": mean.astype(np.float32)}
+        return {"x": self._grid[part].copy(), "low": low.astype(np.float32), "high": high.astype(np.float32), "mean": mean.astype(np.float32)}
 
 
 def _drawable(values: Array) -> Array:

@@ -8,7 +8,7 @@ import numpy as np
 from bokeh.models import BasicTicker, ColumnDataSource, HoverTool
 from bokeh.models.annotations import LegendItem
 
-from workbench.plots.base import NO_VALIDATION, canvas, legend_above
+from workbench.plots.base import NO_TRAFFIC, NO_VALIDATION, canvas, legend_above
 from workbench.plots.colours import PHASE_COLOURS
 from workbench.store import Rows
 from workbench.telemetry import PHASES
@@ -43,7 +43,7 @@ class PhasesPlot:
         self.root.xgrid.visible = False
         self.root.y_range.start = 0
 
-    def update(self, rows: Rows, validation: Rows = NO_VALIDATION) -> None:
+    def update(self, rows: Rows, validation: Rows = NO_VALIDATION, traffic: Rows = NO_TRAFFIC) -> None:
         """Take in new rows of steps (n,)."""
         if not len(rows):
             return

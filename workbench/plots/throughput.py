@@ -8,7 +8,7 @@ import numpy as np
 from bokeh.models import ColumnDataSource, DataRange1d, HoverTool, LinearAxis, NumeralTickFormatter
 from bokeh.models.annotations import LegendItem
 
-from workbench.plots.base import NO_VALIDATION, canvas, legend_above
+from workbench.plots.base import NO_TRAFFIC, NO_VALIDATION, canvas, legend_above
 from workbench.plots.bins import SLOTS, Bins, changed
 from workbench.plots.colours import GREY
 from workbench.plots.lines import RankLines
@@ -54,7 +54,7 @@ class ThroughputPlot:
         """What is drawn of the ranks."""
         return self._lines.source
 
-    def update(self, rows: Rows, validation: Rows = NO_VALIDATION) -> None:
+    def update(self, rows: Rows, validation: Rows = NO_VALIDATION, traffic: Rows = NO_TRAFFIC) -> None:
         """Take in new rows of steps (n,)."""
         if not len(rows):
             return

@@ -8,13 +8,17 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 from bokeh.embed import components
 from bokeh.resources import Resources
 
-from workbench.plots import PLOTS, PhasesPlot
-from workbench.store import Rows
+from workbench import plots
+from workbench.plots import Plot
+from workbench.runs.strategy import is_lockstep
+
+if TYPE_CHECKING:
+    from workbench.runs.run import Run
 
 _STYLE: Final = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; color: #222; background: #fff; }
@@ -27,11 +31,11 @@ pre { background: #f5f5f5; padding: 1em; overflow: auto; } .bad { border-left: 4
 """
 
 
-def page(title: str, parts: Sequence[str], plots: Mapping[str, Any]) -> str:
+def page(title: str, parts: Sequence[str], drawings: Mapping[str, Plot]) -> str:
     """The HTML: a heading, then `parts`, which are HTML already; where one is `placed(name)`, the plot of that name is drawn."""
-    script, divisions = components({name: plot.root for name, plot in plots.items()}) if plots else ("", {})
+    script, divisions = components({name: plot.root for name, plot in drawings.items()}) if drawings else ("", {})
     drawn = {placed(name): division for name, division in divisions.items()}
-    resources = Resources(mode="inline", components=["bokeh"]).render_js() if plots else ""
+    resources = Resources(mode="inline", components=["bokeh"]).render_js() if drawings else ""
     heading = html.escape(title)
     head = f'<meta charset="utf-8"><title>{heading}</title><style>{_STYLE}</style>{resources}'
     body = [f"<h1>{heading}</h1>", f"<p>Written {datetime.now():%Y-%m-%d %H:%M:%S} by the workbench.</p>", *(drawn.get(part, part) for part in parts)]
@@ -43,12 +47,13 @@ def placed(name: str) -> str:
     return f"<!-- plot {name} -->"
 
 
-def plots_of(steps: Rows, validation: Rows) -> dict[str, Any]:
-    """Every plot of a run that has steps, over all of it."""
-    plots: dict[str, Any] = {name: PhasesPlot(recent=None) if plot is PhasesPlot else plot() for name, plot in PLOTS.items()}
-    for plot in plots.values():
-        plot.update(steps, validation)
-    return plots
+def plots_of(run: Run) -> dict[str, Plot]:
+    """Every plot that has something to show of a run, over all of it."""
+    tables = [run.table(name) for name in ("steps", "validation", "traffic")]
+    drawn = plots.plots_of(lockstep=is_lockstep(run.job), recent=None)
+    for plot in drawn.values():
+        plot.update(*tables)
+    return {name: plot for name, plot in drawn.items() if plot.root.visible}
 
 
 def page_path(path: str | Path, name: str) -> Path:

@@ -31,8 +31,7 @@ def render_side_by_side(runs: Sequence[Run]) -> str:
     plots: dict[str, Any] = {}
     for number, run in enumerate(runs):
         parts.append(f"<h2>{html.escape(str(frame['strategy'].iloc[number]))}</h2>")
-        steps = run.table("steps")
-        own = {f"{number}-{name}": plot for name, plot in plots_of(steps, run.table("validation")).items()} if len(steps) else {}
+        own = {f"{number}-{name}": plot for name, plot in plots_of(run).items()} if len(run.table("steps")) else {}
         plots |= own
         parts += [*map(placed, own), f"<p>records: {html.escape(str(run.folder))}</p>"]
     return page(f"{len(runs)} runs side by side", parts, plots)
