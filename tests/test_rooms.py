@@ -28,6 +28,7 @@ ORDER = [
     {"collectives"},
     {"recipes"},
     {"strategies"},
+    {"faults"},
     {"models", "data", "presets"},
     {"job"},
     {"training"},
@@ -89,7 +90,7 @@ def test_the_house_imports_neither_its_face_nor_widgets(file: Path) -> None:
             assert rest.split(".")[0] in PLACE or rest == "__version__", f"{name(file)}:{line}: import {imported} from the module that defines it"
 
 
-@pytest.mark.parametrize("file", [f for f in MODULES if room_of(f) in ("wires", "collectives", "recipes", "strategies")], ids=name)
+@pytest.mark.parametrize("file", [f for f in MODULES if room_of(f) in ("wires", "collectives", "recipes", "strategies", "faults")], ids=name)
 def test_what_is_a_value_holds_no_clock_no_thread_no_logger_and_no_mpi(file: Path) -> None:
     for imported, line in imports(file):
         assert imported.split(".")[0] not in ("time", "threading", "logging", "mpi4py", "ipyparallel", "asyncio"), (

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from workbench.cluster.virtual import VirtualCluster as VirtualCluster
     from workbench.comm.network import Device as Device
     from workbench.comm.network import Network as Network
+    from workbench.faults import Slow as Slow
     from workbench.job import Job as Job
     from workbench.runs.compare import compare as compare
     from workbench.runs.run import Run as Run
@@ -29,11 +30,12 @@ _FACE = {
     "Device": "workbench.comm.network",
     "Job": "workbench.job",
     "Run": "workbench.runs.run",
+    "Slow": "workbench.faults",
     "compare": "workbench.runs.compare",
 }
 
 __version__ = "0.1.0"
-__all__ = ["Cluster", "Device", "Job", "Network", "Run", "VirtualCluster", "compare"]
+__all__ = ["Cluster", "Device", "Job", "Network", "Run", "Slow", "VirtualCluster", "compare"]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, Final, Self, cast, final
 from workbench import data as datasets
 from workbench import models
 from workbench.callables import check_path, modules_under, path_of
+from workbench.faults import FAULTS, Fault, Slow
 from workbench.frozen import frozen, thawed
 from workbench.options import Options, option, shown, unknown_name
 from workbench.strategies import STRATEGIES, Synchronous
@@ -27,7 +29,7 @@ class Job(Options):
 
     `model`, `data` and `loss` are names or "package.module:callable"; a function or class of a module may be given
     itself and is kept by its name. Steps count from 0. Its options are frozen too: a job can be hashed, and what was
-    checked stays as it is.
+    checked stays as it is. `slow` is for short: it becomes `faults`, and is empty then.
     """
 
     model: str = option("mlp", group="model", help='mlp, cnn, resnet20 or "package.module:callable" that returns an nn.Module')
@@ -43,6 +45,8 @@ class Job(Options):
     loss: str = option("cross-entropy", group="optimizer", help='cross-entropy or "package.module:callable": (model, batch) -> (loss, metrics)')
     seed: int = option(0, minimum=0, maximum=2**32 - 1, group="optimizer", help="of the initial parameters, the split and the order of the samples")
     strategy: Strategy = option(Synchronous(), table=STRATEGIES, group="exchange", help="when the ranks talk and what they agree on")
+    faults: tuple[Fault, ...] = option((), table=FAULTS, group="faults", help="what goes wrong on which worker, for teaching")
+    slow: dict[int, float] = option({}, group="faults", help='workers that are slower, {rank: factor} for short: {"3": 4} is the fault Slow(3, 4.0)')
 
     def __post_init__(self) -> None:
         for name in ("model", "data", "loss"):
@@ -62,6 +66,11 @@ class Job(Options):
             raise ValueError(unknown_name("loss", self.loss, ["cross-entropy"]) + ', or "package.module:callable"')
         for name in ("model_options", "data_options"):
             object.__setattr__(self, name, _plain(name, getattr(self, name)))
+        object.__setattr__(self, "faults", (*self.faults, *_slow(self.slow)))
+        object.__setattr__(self, "slow", frozen({}))
+        for rank, times in Counter(fault.rank for fault in self.faults if isinstance(fault, Slow)).items():
+            if times > 1:
+                raise ValueError(f"Job(faults={self.faults}): rank {rank} is slowed {times} times; give it one Slow with a factor and seconds")
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -101,25 +110,40 @@ class Job(Options):
         return cast("dict[str, Any]", thawed(super().to_json()))
 
     def replace(self, **changes: Any) -> Self:
-        """The same job with some fields changed; new `steps` take the place of `epochs`, and the other way round."""
+        """The same job with some fields changed; new `steps` take the place of `epochs` and the other way round, `slow` that of all `Slow` faults."""
         for length, other in (("epochs", "steps"), ("steps", "epochs")):
             if changes.get(length) is not None:
                 changes.setdefault(other, None)
+        if "slow" in changes:
+            changes.setdefault("faults", tuple(fault for fault in self.faults if not isinstance(fault, Slow)))
         return super().replace(**changes)
 
     def check(self, ranks: int) -> None:
-        """ValueError when the job does not fit that many ranks: the strategy, or the batch and the shard of built-in data."""
+        """ValueError when the job does not fit that many ranks: the strategy, a fault, or the batch and the shard of built-in data."""
         if isinstance(ranks, bool) or not isinstance(ranks, int) or ranks < 1:
             raise ValueError(f"ranks must be a whole number of at least 1, got {ranks!r}")
         self.strategy.check(ranks)
+        workers = self.strategy.roles(ranks).count("worker")  # servers are the last ranks
+        for fault in self.faults:
+            if fault.rank >= workers:
+                what = f"a server of {ranks} ranks" if fault.rank < ranks else f"none of {ranks} ranks"
+                allowed = f"from 0 to {workers - 1}" if workers > 1 else "0"
+                raise ValueError(f"Job(faults=({fault},)): rank must be that of a worker, {allowed}, got {fault.rank}, which is {what}")
         sizes = datasets.sizes(self.data, self.data_options)
         if sizes is not None:
-            workers = sum(role == "worker" for role in self.strategy.roles(ranks))
             datasets.check_batch(self.batch_size, sizes.train, workers, self.data)
 
     def modules(self, folder: str | Path) -> dict[str, str]:
         """Module -> SHA-256 of its file, for the user's modules under `folder` that this job needs."""
         return modules_under(Path(folder), [path for path in (self.model, self.data, self.loss, *self.strategy.callables) if ":" in path])
+
+
+def _slow(factors: Mapping[Any, float]) -> tuple[Slow, ...]:
+    """Rank -> factor as faults; ranks may be strings of digits, as in JSON."""
+    try:
+        return tuple(Slow(int(rank) if str(rank).isdecimal() else rank, factor) for rank, factor in factors.items())
+    except ValueError as error:
+        raise ValueError(f"Job(slow={shown(factors)}): {error}") from error
 
 
 def _plain(name: str, options: dict[str, Any]) -> dict[str, Any]:

@@ -53,6 +53,12 @@ class Inbox:
         with self._changed:
             return self._changed.wait_for(lambda: self.aborted or self.newest > newer_than, seconds)
 
+    def sleep(self, seconds: float) -> None:
+        """Let time pass; `Aborted` as soon as the run is told to end."""
+        with self._changed:
+            if self._changed.wait_for(lambda: self.aborted, min(seconds, threading.TIMEOUT_MAX)):
+                raise Aborted("the run was told to end at once, while a fault made this rank wait")
+
 
 @final
 class Control:

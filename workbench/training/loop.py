@@ -9,7 +9,7 @@ from typing import Any
 from workbench.errors import Diverged
 from workbench.strategies.base import Exchange, Worker
 from workbench.training.control import Control
-from workbench.training.readiness import Backward, Charge
+from workbench.training.readiness import Backward
 from workbench.training.recorder import Recorder
 
 Loss = Callable[[Any, Any], tuple[Any, dict[str, Any]]]
@@ -27,14 +27,14 @@ def train(
     after_epoch: Callable[[int], None],
     steps: int,
     steps_per_epoch: int,
-    charge: Charge,
+    mark: Callable[[str], None],
 ) -> None:
     """One rank's training from its first step to its last, or until it is told to stop.
 
-    `batches(step)` gives the number of samples and the batch; `backward` hands over buckets of gradients as they are complete; `charge`
-    tells a virtual clock what was done, and costs nothing on real ranks.
+    `batches(step)` gives the number of samples and the batch; `backward` hands over buckets of gradients as they are complete, and its
+    `charge` tells a virtual clock what was done; `mark` says for what the time since the last mark was.
     """
-    arena, module, mark = worker.arena, worker.module, recorder.mark
+    arena, module, charge = worker.arena, worker.module, backward.charge
     while worker.step < steps and control.go_on(worker.step):
         mark("exchange")
         samples, batch = batches(worker.step)

@@ -29,6 +29,7 @@ from workbench.training.failure import failure
 from workbench.training.journal import Journal
 from workbench.training.loop import train
 from workbench.training.losses import loss_named
+from workbench.training.pace import Pace
 from workbench.training.readiness import Charge, Free, readiness
 from workbench.training.recorder import Recorder, Sketch
 
@@ -196,9 +197,9 @@ class RankRun:
         assert self.worker is not None
         assert self.recorder is not None
         assert self.exchange is not None
-        self.recorder.restart()
         charge = self.place.charge
-        with readiness(self.job.strategy, self.comm, self.worker, self.exchange, charge) as backward:
+        pace = Pace(self.job.faults, self.recorder, self.inbox.sleep if charge is None else self.comm.compute)
+        with readiness(self.job.strategy, self.comm, self.worker, self.exchange, charge, pace.hold) as backward:
             train(
                 self.worker,
                 self.exchange,
@@ -210,7 +211,7 @@ class RankRun:
                 self.validate_epoch,
                 steps=steps,
                 steps_per_epoch=self.shards.steps_per_epoch,
-                charge=charge or Free(),
+                mark=pace.mark,
             )
 
     def serve(self, server: Server) -> None:

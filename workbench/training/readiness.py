@@ -6,7 +6,7 @@ order in which gradients come; what never comes (a parameter that this batch did
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Protocol, final
@@ -46,10 +46,13 @@ class Free:
 
 
 class Backward:
-    """The backward of one rank; `exchange` hears of its buckets at the end of each."""
+    """The backward of one rank; `exchange` hears of its buckets at the end of each.
 
-    def __init__(self, worker: Worker, exchange: Exchange, buckets: Sequence[slice], charge: Charge) -> None:
-        self.arena, self.exchange, self.buckets, self.charge = worker.arena, exchange, buckets, charge
+    `hold` is called before a bucket is handed over while backward goes on: a slowed rank is late with each.
+    """
+
+    def __init__(self, worker: Worker, exchange: Exchange, buckets: Sequence[slice], charge: Charge, hold: Callable[[], None]) -> None:
+        self.arena, self.exchange, self.buckets, self.charge, self.hold = worker.arena, exchange, buckets, charge, hold
         self.ready = 0
         """Buckets of this step that were handed over."""
 
@@ -80,6 +83,7 @@ class Charged(Backward):
         loss.backward()
         self.arena.heal()
         for _ in self.charge.backward([bucket.stop for bucket in self.buckets]):
+            self.hold()
             self.hand_over()
 
 
@@ -87,8 +91,10 @@ class Charged(Backward):
 class Hooked(Backward):
     """On real ranks: hooks count the gradients that have come. On a GPU they run on autograd's thread."""
 
-    def __init__(self, worker: Worker, exchange: Exchange, buckets: Sequence[slice], charge: Charge, comm: Communicator) -> None:
-        super().__init__(worker, exchange, buckets, charge)
+    def __init__(
+        self, worker: Worker, exchange: Exchange, buckets: Sequence[slice], charge: Charge, hold: Callable[[], None], comm: Communicator
+    ) -> None:
+        super().__init__(worker, exchange, buckets, charge, hold)
         self.comm = comm
         self.segments = tuple(self.arena.segments.values())[: len(self.arena.trainable)]
         self.within = [[k for k, b in enumerate(buckets) if b.start < s.stop and s.start < b.stop] for s in self.segments]
@@ -131,6 +137,7 @@ class Hooked(Backward):
                 raise self._late(index, "got a gradient again")
             self.missing[bucket].discard(index)
         while self.ready < len(self.buckets) and not self.missing[self.ready]:
+            self.hold()
             self.hand_over()
         self.comm.test()
 
@@ -147,15 +154,17 @@ class Hooked(Backward):
 
 
 @contextmanager
-def readiness(strategy: Strategy, comm: Communicator, worker: Worker, exchange: Exchange, charge: Charge | None) -> Iterator[Backward]:
+def readiness(
+    strategy: Strategy, comm: Communicator, worker: Worker, exchange: Exchange, charge: Charge | None, hold: Callable[[], None] = lambda: None
+) -> Iterator[Backward]:
     """What a training calls instead of `loss.backward()`; `charge` is given on virtual ranks. Hooks are gone afterwards."""
     buckets = strategy.buckets(worker.arena)
     if not strategy.during_backward:
-        yield Backward(worker, exchange, buckets, charge or Free())
+        yield Backward(worker, exchange, buckets, charge or Free(), hold)
     elif charge is not None:
-        yield Charged(worker, exchange, buckets, charge)
+        yield Charged(worker, exchange, buckets, charge, hold)
     else:
-        hooked = Hooked(worker, exchange, buckets, Free(), comm)
+        hooked = Hooked(worker, exchange, buckets, Free(), hold, comm)
         try:
             yield hooked
         finally:
