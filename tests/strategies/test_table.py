@@ -10,7 +10,7 @@ import pytest
 
 from tests.strategies.world import NETWORK, RATE, gradient_of, play, start_of
 from workbench.recipes import Nesterov
-from workbench.strategies import STRATEGIES, Elastic, ParameterServer, Strategy, Synchronous
+from workbench.strategies import STRATEGIES, Elastic, Gossip, ParameterServer, Strategy, Synchronous
 from workbench.strategies.base import Update
 
 EVERY = {name: made() for name, made in STRATEGIES.items()} | {
@@ -22,6 +22,10 @@ EVERY = {name: made() for name, made in STRATEGIES.items()} | {
     "parameter-server, 3 servers": ParameterServer(servers=3),
     "elastic, symmetric": Elastic(server=False, every=2),
     "elastic, momentum": Elastic(momentum=0.9, every=2),
+    "gossip, push": Gossip(mode="push", topology="ring"),
+    "gossip, push-sum": Gossip(mode="push-sum", probability=0.5),
+    "gossip, gradient push": Gossip(mode="push-sum", topology="exponential", gradient="numerator"),
+    "gossip, pairwise": Gossip(mode="pairwise", topology="torus", patience_seconds=1e-3),
     "outer": Synchronous(every=3, outer=Nesterov(learning_rate=1.0, momentum=0.0)),
 }
 
