@@ -10,7 +10,7 @@ import pytest
 
 from tests.strategies.world import NETWORK, RATE, gradient_of, play, start_of
 from workbench.recipes import Nesterov
-from workbench.strategies import STRATEGIES, Elastic, Gossip, ParameterServer, Strategy, Synchronous
+from workbench.strategies import STRATEGIES, Elastic, Gossip, Groups, ParameterServer, Strategy, Synchronous
 from workbench.strategies.base import Update
 
 EVERY = {name: made() for name, made in STRATEGIES.items()} | {
@@ -26,6 +26,9 @@ EVERY = {name: made() for name, made in STRATEGIES.items()} | {
     "gossip, push-sum": Gossip(mode="push-sum", probability=0.5),
     "gossip, gradient push": Gossip(mode="push-sum", topology="exponential", gradient="numerator"),
     "gossip, pairwise": Gossip(mode="pairwise", topology="torus", patience_seconds=1e-3),
+    "groups, sync": Groups(outer="sync", interval=2, servers=2),
+    "groups, elastic": Groups(groups=3, outer="elastic", interval=3),
+    "groups, one": Groups(groups=1),
     "outer": Synchronous(every=3, outer=Nesterov(learning_rate=1.0, momentum=0.0)),
 }
 
@@ -116,7 +119,8 @@ def test_workers_come_first_and_servers_apply_what_each_has_brought_once_and_in_
             assert update.number - number in (0, 1)
             assert 0 <= update.staleness <= update.number
             number = update.number
-        assert sorted(clocks) == list(range(workers)), "all have been heard"
+        clients = [members[0] for members in strategy.members(workers)] if isinstance(strategy, Groups) else list(range(workers))
+        assert sorted(clocks) == clients, "all have been heard"
         assert clocks == Counter(update.worker for update in watched[-1]), "every server has applied the same"
 
 
