@@ -15,6 +15,7 @@ STATES: Final = {
     "starting": ("◌", "starting"),
     "training": ("●", "training"),
     "waiting": ("◐", "waiting"),
+    "serving": ("▣", "server"),
     "paused": ("‖", "paused"),
     "done": ("✓", "done"),
     "stopped": ("■", "stopped"),
@@ -32,11 +33,18 @@ LIMIT: Final = 128
 @final
 @dataclass(frozen=True)
 class Light:
-    """What one rank is doing: a key of `STATES`, and a line more for whoever points at it."""
+    """What one rank is doing: a key of `STATES`, and a line more for whoever points at it. A server says so in any state."""
 
     rank: int
     state: str
     detail: str = ""
+    server: bool = False
+
+    @property
+    def word(self) -> str:
+        """The state, and that it is a server's."""
+        word = STATES[self.state][1]
+        return f"server, {word}" if self.server and self.state != "serving" else word
 
 
 class Lights(ipywidgets.HTML):
@@ -58,7 +66,7 @@ def each(lights: Sequence[Light], words: bool = True) -> str:
     """A list with one item per rank; without `words` they are only in its label."""
     items = []
     for light in lights:
-        shape, word = STATES[light.state]
+        shape, word = STATES[light.state][0], light.word
         title = html.escape(f"rank {light.rank}: {word}{f', {light.detail}' if light.detail else ''}", quote=True)
         items.append(
             f'<span role="listitem" class="workbench-light workbench-{light.state}" title="{title}" aria-label="{title}">'

@@ -8,9 +8,9 @@ from typing import Any, Final, final
 
 import numpy as np
 
-from workbench.runs.strategy import strategy_words
+from workbench.runs.strategy import is_lockstep, roles_of, strategy_words, workers_of
 from workbench.store import Rows
-from workbench.telemetry import STEPS, VALIDATION
+from workbench.telemetry import TABLES
 
 from . import words
 from .lights import Light
@@ -43,6 +43,8 @@ class Reading:
 
     def __init__(self, run: Any, ranks: int) -> None:
         self.run, self.ranks = run, ranks
+        self.workers, self.lockstep = workers_of(run.job, ranks), is_lockstep(run.job)
+        self._servers = {rank for rank, role in enumerate(roles_of(run.job, ranks)) if role == "server"}
         self.rate = float(run.job.get("learning_rate", math.nan))
         """The learning rate that is in force."""
         self._marker = 0
@@ -59,8 +61,8 @@ class Reading:
         before, self._said = self._said, self.status
         return before != self._said
 
-    def fresh(self) -> tuple[Rows, Rows, bool]:
-        """New rows of steps and of validation, and whether they begin anew: what was given out before is to be forgotten."""
+    def fresh(self) -> tuple[tuple[Rows, ...], bool]:
+        """New rows of `DRAWN`, and whether they begin anew: what was given out before is to be forgotten."""
         news = self.run.since(self._marker)
         anew = not news.whole and self._marker > 0
         if anew:
@@ -69,7 +71,7 @@ class Reading:
         for event in news.events:
             if event["kind"] == "change" and event.get("learning_rate") is not None:
                 self.rate, self._changed_at = float(event["learning_rate"]), int(event["step"])
-        return news.rows.get("steps", NO_STEPS), news.rows.get("validation", NO_VALIDATION), anew
+        return tuple(news.rows.get(table, none) for table, none in DRAWN.items()), anew
 
     def look(self) -> Look:
         """How the run stands now."""
@@ -111,9 +113,9 @@ class Reading:
         if status in ENDED:
             culprit = int((self.run.error or {}).get("rank", -1)) if status == "failed" else -1
             state = "done" if status == "done" else "stopped"
-            return [Light(rank, "failed" if rank == culprit else state) for rank in range(self.ranks)]
+            return [Light(rank, "failed" if rank == culprit else state, server=rank in self._servers) for rank in range(self.ranks)]
         beacons = self.run.beacons()
-        return [_light(rank, beacons.get(rank)) for rank in range(self.ranks)]
+        return [_light(rank, beacons.get(rank), rank in self._servers) for rank in range(self.ranks)]
 
 
 def title(job: dict[str, Any]) -> str:
@@ -136,23 +138,26 @@ def _tiles(now: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _light(rank: int, beacon: dict[str, Any] | None) -> Light:
+def _light(rank: int, beacon: dict[str, Any] | None, server: bool) -> Light:
     if beacon is None:
-        return Light(rank, "starting", "not heard of yet")
-    at, state = f"at step {words.count(beacon['step'])}", str(beacon["state"])
+        return Light(rank, "starting", "not heard of yet", server)
+    done, state = int(beacon["step"]), str(beacon["state"])
+    at = f"{words.count(done)} update{'s' * (done != 1)}" if server else f"at step {words.count(done)}"
     operation, since = beacon["operation"], float(beacon["since_seconds"])
     if state in ("lost", "failed"):
-        return Light(rank, "failed", f"lost {at}" if state == "lost" else at)
+        return Light(rank, "failed", f"lost {at}" if state == "lost" else at, server)
     if state in ("starting", "idle"):
-        return Light(rank, "starting", "loading the model and the data")
+        return Light(rank, "starting", "loading the model and the data", server)
     if not beacon["answered"]:
-        return Light(rank, "silent", f"last heard of {at}")
+        return Light(rank, "silent", f"last heard of {at}", server)
     if state in ("paused", "done", "stopped"):
-        return Light(rank, state, at)
+        return Light(rank, state, at, server)
+    if server:  # to wait is its work
+        return Light(rank, "serving", at, server)
     if operation is not None and since > LONG:
         return Light(rank, "waiting", f"{at} in {operation} for {since:.1f} s")
     return Light(rank, "training", at)
 
 
-NO_STEPS: Final[Rows] = np.empty(0, STEPS)
-NO_VALIDATION: Final[Rows] = np.empty(0, VALIDATION)
+DRAWN: Final[dict[str, Rows]] = {name: np.empty(0, TABLES[name]) for name in ("steps", "validation", "traffic")}
+"""The tables that are drawn, without a row."""

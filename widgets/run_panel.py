@@ -9,7 +9,7 @@ from typing import Any, Final
 import ipywidgets
 from bokeh.core.property.vectorization import Field
 
-from workbench.plots import PLOTS
+from workbench.plots import Plot, plots_of
 from workbench.store import Rows
 
 from . import words
@@ -41,15 +41,15 @@ class RunPanel(ipywidgets.VBox):
         self.numbers = ipywidgets.HTML()
         self.lights = Lights()
         self._rate_shown = self.rate.value
-        self.plots: dict[str, Any] = {}
+        self.plots: dict[str, Plot] = {}
         self.view = BokehView(self._new_plots(ranks))
         live = ipywidgets.HBox([self.rate, self.apply]).add_class("workbench-rate")
         buttons = ipywidgets.HBox([self.train, self.pause, self.resume, self.stop, live]).add_class("workbench-buttons")
         super().__init__([buttons, self.status, self.numbers, self.lights, self.view])
         self.add_class("workbench-right")
 
-    def _new_plots(self, ranks: int) -> list[Any]:
-        self.plots = {name: plot(ranks) for name, plot in PLOTS.items()}
+    def _new_plots(self, ranks: int, lockstep: bool = True) -> list[Any]:
+        self.plots = plots_of(ranks, lockstep)
         for plot in self.plots.values():
             _make_compact(plot.root, ranks)
         self._name_ranks_once()
@@ -62,17 +62,17 @@ class RunPanel(ipywidgets.VBox):
                 if any(isinstance(item.label, Field) for item in legend.items):
                     legend.items = [item for item in legend.items if not isinstance(item.label, Field)]
 
-    def clear(self, ranks: int) -> None:
-        """New, empty plots: another run is shown from now on."""
+    def clear(self, ranks: int, lockstep: bool = True) -> None:
+        """New, empty plots: another run is shown from now on, with so many workers, which share their steps or not."""
         with self.view.lock:
-            self.view.show(self._new_plots(ranks))
+            self.view.show(self._new_plots(ranks, lockstep))
 
-    def draw(self, steps: Rows, validation: Rows) -> None:
+    def draw(self, steps: Rows, validation: Rows, traffic: Rows) -> None:
         """Give the plots new rows and send what that changes, as one message."""
         with self.view.lock:
-            if len(steps) or len(validation):
+            if len(steps) or len(validation) or len(traffic):
                 for plot in self.plots.values():
-                    plot.update(steps, validation)
+                    plot.update(steps, validation, traffic)
                 self._name_ranks_once()
             self.view.flush()
 

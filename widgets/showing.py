@@ -43,7 +43,7 @@ class Showing:
         run, reading = self.run, self.reading
         if run is not None and (reading is None or reading.run is not run):
             reading = self.reading = Reading(run, self.ranks())
-            self._run_panel.clear(reading.ranks)
+            self._run_panel.clear(reading.workers, reading.lockstep)
             self._refresh_at = 0.0
         if reading is not None and audience != "nobody":
             self._draw(reading)
@@ -79,10 +79,10 @@ class Showing:
 
     def _draw(self, reading: Reading) -> None:
         """Draw what has come since the last time; who was away gets what has come meanwhile."""
-        steps, validation, anew = reading.fresh()
+        tables, anew = reading.fresh()
         if anew:
-            self._run_panel.clear(reading.ranks)
-        self._run_panel.draw(steps, validation)
+            self._run_panel.clear(reading.workers, reading.lockstep)
+        self._run_panel.draw(*tables)
 
     def _ask(self, now: float, every: float) -> None:
         """Have the cluster asked, on a thread of its own: a rank that hangs must not hold up the panel."""

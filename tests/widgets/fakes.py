@@ -21,7 +21,7 @@ from workbench.telemetry import NO_SKETCH, STEPS
 def steps(first: int, count: int, ranks: int = 2) -> Rows:
     """`count` steps of each rank, ten a second."""
     rows = [
-        (rank, step, 0, 32, 2.0 / (1 + step), 0.1, 0.1 * step, 0.001, 0.05, 0.001, 0.01, 0.0, 0.0, 800, 800, 2, float("nan"), NO_SKETCH)
+        (rank, step, 0, 32, 2.0 / (1 + step), 0.1, 0.1 * step, 0.001, 0.05, 0.001, 0.01, 0.0, 0.0, 1.0, 800, 800, 2, float("nan"), NO_SKETCH)
         for step in range(first, first + count)
         for rank in range(ranks)
     ]

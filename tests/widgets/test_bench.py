@@ -15,7 +15,8 @@ from bokeh.core.property.vectorization import Field
 
 from workbench.errors import ClusterBusy, ClusterNotStarted
 from workbench.job import Job
-from workbench.telemetry import VALIDATION
+from workbench.strategies import ParameterServer
+from workbench.telemetry import TRAFFIC, VALIDATION
 from workbench_widgets import Bench
 from workbench_widgets import showing as module
 
@@ -237,8 +238,9 @@ def test_one_legend_names_the_ranks_for_all_plots(open_bench: Any) -> None:
     cluster.train(Job()).record(steps(0, 500))
     until(lambda: points(bench) > 200, "the thinned loss is drawn")
     bench._publisher.close()
-    named = {name: [isinstance(item.label, Field) for item in plot.root.legend[0].items] for name, plot in bench.run_panel.plots.items()}
-    assert named == {"loss": [True, False], "throughput": [False], "phases": [False] * 4}
+    plots = bench.run_panel.plots
+    named = {name: [isinstance(item.label, Field) for legend in plot.root.legend for item in legend.items] for name, plot in plots.items()}
+    assert named == {"loss": [True, False], "throughput": [False], "phases": [False] * 4, "staleness": [], "drift": [], "traffic": []}
 
 
 def test_validations_are_drawn(open_bench: Any) -> None:
@@ -248,7 +250,7 @@ def test_validations_are_drawn(open_bench: Any) -> None:
     run.record(steps(0, 5))
     run.cache.add("world.0", "validation", 0, np.array([(-1, 5, 0, 360, 0.5, 0.9, 1.0)], VALIDATION))
     until(lambda: "90.0 %" in bench.run_panel.numbers.value, "the accuracy is shown")
-    assert bench.run_panel.plots["loss"].validation.data["step"] == [5]
+    until(lambda: bench.run_panel.plots["loss"].validation.data["step"] == [5], "and its point is drawn")
 
 
 def test_lights_tell_what_a_rank_does(open_bench: Any) -> None:
@@ -273,6 +275,35 @@ def test_lights_tell_what_a_rank_does(open_bench: Any) -> None:
         assert f"workbench-light workbench-{state}" in shown
     assert "rank 1: waiting, at step 12 in recv 0 for 2.5 s" in shown
     assert "rank 2: no answer, last heard of at step 12" in shown
+
+
+def test_a_server_is_shown_as_one_and_has_no_line_among_the_workers(open_bench: Any) -> None:
+    cluster = FakeCluster(up=True, ranks=4)
+    bench = open_bench(cluster)
+    run = cluster.train(Job(strategy=ParameterServer(servers=1)))
+    beacon = {"state": "running", "operation": "wait_any", "since_seconds": 9.0, "step": 123, "answered": True}
+    run.states = dict.fromkeys(range(4), beacon)
+    run.record(steps(0, 5, ranks=3))
+    until(lambda: "server" in bench.run_panel.lights.value)
+    until(lambda: points(bench) == 15)
+    assert 'title="rank 3: server, 123 updates"' in bench.run_panel.lights.value
+    assert "rank 2: waiting, at step 123 in wait_any for 9.0 s" in bench.run_panel.lights.value
+    assert bench.run_panel.plots["loss"].source.data["label"] == ["rank 0", "rank 1", "rank 2"]
+    run.status = "done"
+    until(lambda: 'title="rank 3: server, done"' in bench.run_panel.lights.value)
+    assert 'title="rank 2: done"' in bench.run_panel.lights.value
+
+
+def test_who_talked_to_whom_is_drawn_as_it_comes(open_bench: Any) -> None:
+    cluster = FakeCluster(up=True)
+    bench = open_bench(cluster)
+    run = cluster.train(Job())
+    run.record(steps(0, 5))
+    run.cache.add("world.0", "traffic", 0, np.array([(0, 0, 1, 3_000_000, 2), (1, 0, 0, 1_000_000, 1)], TRAFFIC))
+    until(lambda: bench.run_panel.plots["traffic"].root.visible)
+    plot = bench.run_panel.plots["traffic"]
+    np.testing.assert_array_equal(plot.source.data["megabytes"], [np.nan, 3, 1, np.nan])
+    assert not bench.run_panel.plots["drift"].root.visible
 
 
 def test_a_failed_run_says_who_and_where(open_bench: Any) -> None:

@@ -48,6 +48,14 @@ def job_in(folder: str) -> Job | None:
     return None
 
 
+def roles(states: States, ranks: int, folder: Path | None, job: Job | None) -> list[str]:
+    """Role of each rank in the run that is on, whose job is `job` if it is in `folder`; all are workers while none is on."""
+    replies = (reply.content for reply in states.values() if reply is not None)
+    told = next((str(content["run"]) for content in replies if content.get("run") and content.get("outcome") is None), "")
+    known = job if folder is not None and str(folder) == told else job_in(told) if told else None
+    return list(known.strategy.roles(ranks)) if known is not None and told else ["worker"] * ranks
+
+
 def rows(hello: Mapping[int, Mapping[str, Any]], states: States, there: Sequence[int], roles: Sequence[str]) -> list[RankStatus]:
     """One row per rank, from what it said of itself when it came and of its state now; `there`: the ranks that are connected."""
     told = []

@@ -144,7 +144,7 @@ class Cluster:
         if link is None or not self._engines.up or self.ranks is None:
             return self._status_from_afar()
         states, there = link.ask("state", timeout=2.0), link.ranks
-        roles = list(self._job.strategy.roles(self.ranks)) if self._job is not None else ["worker"] * self.ranks
+        roles = answers.roles(states, self.ranks, self._run and self._run.folder, self._job)
         rows = answers.rows(hello, states, there, roles)
         missing = [row.rank for row in rows if row.state == "missing"]
         spoiled = answers.spoiled(states)

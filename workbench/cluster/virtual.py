@@ -111,7 +111,7 @@ class VirtualCluster:
                 self.name, self.ranks, self.launcher, "damaged", simulated, note="its process is gone; start a fresh one: cluster.start()"
             )
         states = self._feed.beacons() if self._feed is not None and self._feed.finished() is None else {}
-        roles = list(self._job.strategy.roles(self.ranks)) if self._job is not None else ["worker"] * self.ranks
+        roles = list(self._job.strategy.roles(self.ranks)) if self._job is not None and states else ["worker"] * self.ranks
         rows = [
             RankStatus(rank, socket.gethostname(), child.pid, "virtual", role=roles[rank], transport="simulated", state=_word(states.get(rank)))
             for rank in range(self.ranks)

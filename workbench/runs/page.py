@@ -31,7 +31,7 @@ pre { background: #f5f5f5; padding: 1em; overflow: auto; } .bad { border-left: 4
 """
 
 
-def page(title: str, parts: Sequence[str], drawings: Mapping[str, Plot]) -> str:
+def page(title: str, parts: Sequence[str], drawings: Mapping[str, Any]) -> str:
     """The HTML: a heading, then `parts`, which are HTML already; where one is `placed(name)`, the plot of that name is drawn."""
     script, divisions = components({name: plot.root for name, plot in drawings.items()}) if drawings else ("", {})
     drawn = {placed(name): division for name, division in divisions.items()}
