@@ -167,9 +167,9 @@ class Charges:
             yield k
         self.comm.compute(seconds * (1.0 - passed))
 
-    def update(self) -> None:
-        """The optimizer's update."""
-        self.comm.compute(self.costs.update_seconds)
+    def update(self, share: float = 1.0) -> None:
+        """The optimizer's update, of that share of the parameters."""
+        self.comm.compute(self.costs.update_seconds * share)
 
     def _compute_seconds(self) -> float:
         # a step never takes less than a tenth of its time, however wide the jitter

@@ -109,6 +109,9 @@ class Update:
 class Server:
     """The live side of a strategy on a rank that keeps a centre, for one run."""
 
+    share: float = 1.0
+    """Of the centre, that it keeps."""
+
     def __init__(self, comm: Communicator, worker: Worker) -> None:
         self.comm, self.worker = comm, worker
 

@@ -157,6 +157,7 @@ class Keeping(Server):
     def __init__(self, centre: Centre, update: str) -> None:
         super().__init__(centre.comm, centre.worker)
         self.centre, self.of_gradients = centre, update == "server"
+        self.share = centre.state.numel() / centre.worker.arena.state.numel()
 
     def apply(self, brought: Part, learning_rate: float) -> None:
         """Move the parameters."""

@@ -223,7 +223,7 @@ class RankRun:
         for update in server.serve():
             if update.number != number:
                 number = update.number
-                charge.update()
+                charge.update(server.share)
             self.recorder.served(update)
             self.control.heed(self.worker.step)
 

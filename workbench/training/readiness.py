@@ -26,8 +26,8 @@ class Charge(Protocol):
         """Forward and backward, in parts: yields k when the gradients before `stops[k]` are complete."""
         ...
 
-    def update(self) -> None:
-        """The optimizer's update."""
+    def update(self, share: float = 1.0) -> None:
+        """The optimizer's update, of that share of the parameters."""
         ...
 
 
@@ -41,7 +41,7 @@ class Free:
         """Has taken its time."""
         yield from range(len(stops))
 
-    def update(self) -> None:
+    def update(self, share: float = 1.0) -> None:
         """Has taken its time."""
 
 
