@@ -14,7 +14,7 @@ from workbench import Cluster
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
-RUNS = {"01-first-run.ipynb": 3, "02-exchange.ipynb": 7}
+RUNS = {"01-first-run.ipynb": 3, "02-exchange.ipynb": 7, "03-waiting.ipynb": 8}
 """How many runs each leaves behind."""
 
 
