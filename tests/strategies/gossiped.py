@@ -120,23 +120,24 @@ class Pull(Oracle):
 
 
 class Pushed(Oracle):
-    """What is on its way, by sender and receiver: (x_j, its weight)."""
+    """What is on its way: (sender, receiver, x_j, its weight)."""
 
     def __init__(self, size: int, gradients: bool = True) -> None:
         super().__init__(size, gradients)
-        self.sent: dict[tuple[int, int], tuple[FloatArray, float]] = {}
+        self.sent: list[tuple[int, int, FloatArray, float]] = []
 
     def arrived(self, rank: int, model: Any) -> tuple[FloatArray, float]:
         """What came is, whole, what exactly one rank has sent."""
-        found = [pair for pair, (x, _) in self.sent.items() if pair[1] == rank and near(model, x)]
-        assert len(found) == 1
-        self.mixed[found[0][0]] += 1
-        return self.sent.pop(found[0])
+        (index,) = (index for index, (_, peer, x, _) in enumerate(self.sent) if peer == rank and near(model, x))
+        sender, _, x, weight = self.sent.pop(index)
+        self.mixed[sender] += 1
+        return x, weight
 
     def put(self, rank: int, peer: int, weight: float) -> None:
-        assert (rank, peer) not in self.sent, "a peer that has not taken the last one is left alone"
+        if not self.exchanges[rank].ended:
+            assert (rank, peer) not in [sent[:2] for sent in self.sent], "a peer that has not taken the last one is left alone"
         assert peer != rank
-        self.sent[rank, peer] = self.x[rank], weight
+        self.sent.append((rank, peer, self.x[rank], weight))
         self.begun[rank] += 1
 
     def over(self) -> None:
@@ -186,8 +187,9 @@ class PushSum(Pushed):
             self.x[rank] = (self.a[rank] * self.x[rank] + a * x) / (self.a[rank] + a)
             self.a[rank] += a
 
-        self.before(exchange, "push", push)
-        self.after(exchange, "push", lambda peer: self.check(rank))
+        for name in ("push", "push_back"):
+            self.before(exchange, name, push)
+            self.after(exchange, name, lambda peer: self.check(rank))
         self.before(exchange, "mix", mix)
         self.after(exchange, "mix", lambda model, weight: self.check(rank))
 
@@ -200,10 +202,9 @@ class PushSum(Pushed):
         super().check(rank)
         if len(self.exchanges) == self.size:  # all have begun
             weights = [self.exchanges[other].weight for other in range(self.size)]
-            flying = list(self.sent.values())
-            assert abs(sum(weights) + sum(a for _, a in flying) - 1) < 1e-12
+            assert abs(sum(weights) + sum(a for *_, a in self.sent) - 1) < 1e-12
             states = [self.exchanges[other].worker.arena.state.numpy().astype(np.float64) for other in range(self.size)]
-            assert near(sum(a * x for a, x in zip(weights, states, strict=True)) + sum(a * x for x, a in flying), self.total)
+            assert near(sum(a * x for a, x in zip(weights, states, strict=True)) + sum(a * x for *_, x, a in self.sent), self.total)
 
 
 @dataclass(eq=False)

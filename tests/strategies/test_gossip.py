@@ -131,7 +131,7 @@ def test_staleness_of_what_was_pushed_is_how_far_its_sender_is_behind() -> None:
 
 
 def test_a_thousand_ranks() -> None:
-    """Messages per rank and step depend on no number of ranks: a word, a model, an acknowledgement, each way."""
+    """Messages per rank and step depend on no number of ranks: a word, a model, an acknowledgement, which has a model with it at the end."""
     trajectories, exchanges = play(Gossip(mode="push-sum"), 1000, 10, watch=still)
     assert sum(exchange.weight for exchange in exchanges) == pytest.approx(1, abs=1e-12)
     mean = np.mean([start_of(rank) for rank in range(1000)], axis=0, dtype=np.float64)
@@ -139,7 +139,7 @@ def test_a_thousand_ranks() -> None:
         [exchange.weight * trajectory[-1].astype(np.float64) for exchange, trajectory in zip(exchanges, trajectories, strict=True)], axis=0
     )
     np.testing.assert_allclose(weighted, mean, atol=1e-5)
-    assert sum(exchange.comm.traffic.total_sent_messages for exchange in exchanges) <= 1000 * (10 * 3 + 1)
+    assert sum(exchange.comm.traffic.total_sent_messages for exchange in exchanges) <= 1000 * (10 * 4 + 1)
 
 
 def test_what_it_costs() -> None:

@@ -15,7 +15,7 @@ from workbench.strategies.topologies import Neighbours
 if TYPE_CHECKING:
     from workbench.strategies.gossip import Gossip
 
-WORD, MODEL, REPLY, DIFFERENCE = range(4)  # tags; a word is (the step of who says it, a number of the mode's own)
+WORD, MODEL, REPLY, BACK = range(4)  # tags; a word is (the step of who says it, a number of the mode's own)
 
 Then = Callable[[Request], None]
 
@@ -30,6 +30,8 @@ class Gossiping(Exchange):
         super().__init__(comm, worker)
         self.every, self.probability, self.patience = strategy.every, strategy.probability, strategy.patience_seconds
         self.neighbours = Neighbours(strategy.topology, comm.rank, comm.size)
+        self.ended = False
+        """Whether this rank will take no further step."""
         self._then: dict[Request, Then] = {}
         self._copies: list[Staged] = []
         self._word = np.zeros(2)
@@ -104,6 +106,7 @@ class Gossiping(Exchange):
         comm = self.comm
         if comm.size == 1:
             return
+        self.ended = True
         while self.under_way:
             self.look()
         everyone = comm.everyone()

@@ -10,7 +10,7 @@ import numpy as np
 from workbench.comm.base import Communicator, Request
 from workbench.comm.staging import Staged
 from workbench.strategies.base import Worker
-from workbench.strategies.gossiping import DIFFERENCE, MODEL, REPLY, WORD, Gossiping
+from workbench.strategies.gossiping import BACK, MODEL, REPLY, WORD, Gossiping
 
 if TYPE_CHECKING:
     from workbench.strategies.gossip import Gossip
@@ -93,7 +93,7 @@ class Pairing(Gossiping):
             if crossing:
                 self.done_with(copy)
             else:
-                self.send(copy, peer, DIFFERENCE)
+                self.send(copy, peer, BACK)
 
         self.expect(self.comm.irecv(copy.host, peer, MODEL), came)
 
@@ -115,7 +115,7 @@ class Pairing(Gossiping):
             if self._moves:
                 self._settle(receiving)
         elif not self._reply[0]:
-            self.expect(self.comm.irecv(self.incoming.host, self._peer, DIFFERENCE), self._returned)
+            self.expect(self.comm.irecv(self.incoming.host, self._peer, BACK), self._returned)
 
     def _returned(self, receiving: Request) -> None:
         if not receiving.lost:

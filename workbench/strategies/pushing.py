@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
 from workbench.comm.base import Array, Communicator, Request
 from workbench.strategies.base import Worker
-from workbench.strategies.gossiping import MODEL, REPLY, WORD, Gossiping
+from workbench.strategies.gossiping import BACK, MODEL, REPLY, WORD, Gossiping, Then
 
 if TYPE_CHECKING:
     from workbench.strategies.gossip import Gossip
-
-TAKEN: Final = np.zeros(0, np.uint8)
-"""The content of an acknowledgement."""
 
 
 class Pushing(Gossiping):
@@ -30,12 +27,17 @@ class Pushing(Gossiping):
         self._words: list[Array] = []
 
     def share(self) -> float:
-        """The weight that goes with a model that is being pushed."""
+        """The weight that goes with a model of this rank."""
         raise NotImplementedError
 
     def mix(self, model: Any, weight: float) -> None:
-        """Mix a model in that was pushed to this rank."""
+        """Mix in what another rank has sent."""
         raise NotImplementedError
+
+    @property
+    def pushes_back(self) -> bool:
+        """Whether a model of this rank goes back with the acknowledgement."""
+        return False
 
     @property
     def under_way(self) -> bool:
@@ -51,29 +53,64 @@ class Pushing(Gossiping):
             self.push(peer)
 
     def push(self, peer: int) -> None:
-        """Send this model as it is now."""
-        word = self._words.pop() if self._words else np.zeros(2)
-        word[:] = self.worker.step, self.share()
-        copy = self.spare()
-        copy.tensor.copy_(self.worker.arena.state)
+        """Send this model as it is now, with a share of the weight."""
+        answer = self._spare_word()
         self._untaken.add(peer)
-        self.expect(self.comm.irecv(TAKEN, peer, REPLY), lambda taken: self._untaken.remove(peer))
-        self.expect(self.comm.isend(word, peer, WORD), lambda sent: self._words.append(word))
-        self.send(copy, peer, MODEL)
+        self.expect(self.comm.irecv(answer, peer, REPLY), lambda receiving: self._taken(peer, answer, receiving))
+        self._say(peer, WORD, self.worker.step, self.share())
+        self._send_model(peer, MODEL)
 
     def heard(self, peer: int, step: int, number: float) -> None:
         """A model follows: mix it in when it is there, and say so."""
+
+        def mixed(receiving: Request) -> None:
+            if receiving.lost:
+                return
+            self.aged(self.worker.step - step)
+            if self.pushes_back:
+                self.push_back(peer)
+            else:
+                self._say(peer, REPLY, 0, 0.0)
+
+        self._bring(peer, MODEL, number, mixed)
+
+    def push_back(self, peer: int) -> None:
+        """Acknowledge with a model of this rank."""
+        self._say(peer, REPLY, 1, self.share())
+        self._send_model(peer, BACK)
+
+    def _taken(self, peer: int, answer: Array, receiving: Request) -> None:
+        follows, weight = answer
+        self._words.append(answer)
+        if follows and not receiving.lost:
+            self._bring(peer, BACK, float(weight), lambda receiving: self._untaken.remove(peer))
+        else:
+            self._untaken.remove(peer)
+
+    def _bring(self, peer: int, tag: int, weight: float, then: Then) -> None:
         copy = self.spare()
 
         def came(receiving: Request) -> None:
             if not receiving.lost:
                 copy.store()
-                self.mix(copy.tensor, number)
-                self.aged(self.worker.step - step)
-                self.expect(self.comm.isend(TAKEN, peer, REPLY))
+                self.mix(copy.tensor, weight)
             self.done_with(copy)
+            then(receiving)
 
-        self.expect(self.comm.irecv(copy.host, peer, MODEL), came)
+        self.expect(self.comm.irecv(copy.host, peer, tag), came)
+
+    def _send_model(self, peer: int, tag: int) -> None:
+        copy = self.spare()
+        copy.tensor.copy_(self.worker.arena.state)
+        self.send(copy, peer, tag)
+
+    def _say(self, peer: int, tag: int, first: int, second: float) -> None:
+        word = self._spare_word()
+        word[:] = first, second
+        self.expect(self.comm.isend(word, peer, tag), lambda sent: self._words.append(word))
+
+    def _spare_word(self) -> Array:
+        return self._words.pop() if self._words else np.zeros(2)
 
 
 @final
@@ -107,6 +144,9 @@ class PushingWeights(Pushing):
     changes by gradients alone: x_i <- x_i - eta g changes it by a_i eta g (GOSGD; Blot, Picard, Cord and Thome, 2016). In stochastic
     gradient push (Assran, Loizou, Ballas and Rabbat, 2019) the numerator W a_i x_i moves by eta g, whatever the weight: x_i moves by
     eta g / (W a_i).
+
+    A rank that has ended pushes no more: whoever pushes to it gets half of its weight back, with its model. Otherwise the last ranks to train
+    would be left with no weight.
     """
 
     def __init__(self, strategy: Gossip, comm: Communicator, worker: Worker) -> None:
@@ -119,6 +159,11 @@ class PushingWeights(Pushing):
         worker = self.worker
         scale = self.comm.size * self.weight if self.numerator else 1.0
         worker.optimizer.step(worker.arena, worker.learning_rate() / scale)
+
+    @property
+    def pushes_back(self) -> bool:
+        """Once it has ended."""
+        return self.ended
 
     def share(self) -> float:
         """a_i <- a_i / 2; the other half goes."""
