@@ -11,6 +11,7 @@ import pytest
 
 from workbench.callables import call
 from workbench.data import DATA
+from workbench.faults import Slow
 from workbench.job import Job
 from workbench.models import MODELS
 from workbench.options import options_of
@@ -26,7 +27,15 @@ def test_every_field_has_a_default_a_help_and_a_group() -> None:
     assert all(o.help and o.group for o in options_of(Job))
 
 
-@pytest.mark.parametrize("job", [Job(), Job(steps=7, model="cnn", data_options={}), *(Job(strategy=name) for name in STRATEGIES)])
+@pytest.mark.parametrize(
+    "job",
+    [
+        Job(),
+        Job(steps=7, model="cnn", data_options={}),
+        Job(slow={3: 4}, faults=(Slow(1, seconds=0.5),)),
+        *(Job(strategy=name) for name in STRATEGIES),
+    ],
+)
 def test_json_both_ways(job: Job, tmp_path: Path) -> None:
     file = tmp_path / "job.json"
     file.write_text(json.dumps(job.to_json() | {"modules": {"mine": "0" * 64}}))
@@ -55,6 +64,37 @@ def test_length() -> None:
     assert (Job(steps=5).epochs, Job(steps=5).steps) == (None, 5)
     assert Job().replace(steps=5) == Job(steps=5)
     assert Job(steps=5).replace(epochs=2) == Job(epochs=2)
+
+
+def test_slow_is_for_short() -> None:
+    job = Job(slow={3: 4})
+    assert job == Job(faults=(Slow(3, 4.0),)) == Job.from_json({"slow": {"3": 4}}) == Job(faults=[{"kind": "slow", "rank": 3, "factor": 4}])
+    assert hash(job) == hash(Job(slow={"3": 4.0}))
+    assert job.slow == {}
+    told = json.loads(json.dumps(job.to_json()))
+    assert (told["slow"], told["faults"]) == ({}, [{"kind": "slow", "rank": 3, "factor": 4.0, "seconds": 0.0}])
+    assert Job(slow={0: 2}, faults=(Slow(1, seconds=0.5),)).faults == (Slow(1, 1.0, 0.5), Slow(0, 2.0))
+    with pytest.raises(TypeError, match="cannot be changed"):
+        job.slow[2] = 3.0
+
+
+def test_new_stragglers_take_the_place_of_the_old() -> None:
+    job = Job(slow={3: 4, 1: 2})
+    assert job.replace(slow={3: 8}) == Job(slow={3: 8})
+    assert job.replace(slow={}) == job.replace(faults=()) == Job()
+    assert job.replace(steps=5) == Job(steps=5, slow={3: 4, 1: 2})
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (Slow(1, 4), "slowed 4x"),
+        (Slow(1, seconds=0.2), "slowed by 0.2 s a step"),
+        (Slow(1, 1.5, 0.2), "slowed 1.5x and by 0.2 s a step"),
+    ],
+)
+def test_a_fault_has_words(fault: Slow, words: str) -> None:
+    assert fault.words == words
 
 
 def test_a_function_is_kept_by_its_name() -> None:
@@ -107,6 +147,16 @@ def in_a_cell() -> type:
         (lambda: Job.from_json({"modle": "mlp"}), "Job has no field 'modle'; did you mean 'model'"),
         (lambda: Job.from_json([]), "described by a JSON object, got list"),
         (lambda: Job(batch_size=512).check(4), "batch_size may be 1 to 359"),
+        (lambda: Slow(2), r"Slow\(rank=2, .*\): this slows nothing; factor must be above 1 or seconds above 0, got 1 and 0"),
+        (lambda: Job(slow={3: 0.5}), r"Job\(slow={3: 0.5}\): Slow\(factor=0.5\): factor must be a number of at least 1, got 0.5"),
+        (lambda: Job(slow={"x": 2}), r"Job\(slow={'x': 2}\): Slow\(rank='x'\): rank must be a whole number of at least 0, got 'x'"),
+        (lambda: Job(slow=4), "slow must be a dict, got 4"),
+        (lambda: Job(faults=Slow(1, 2)), r"faults must be a tuple or list, each one of 'slow' or a value .*; a single one is given as \(Slow\("),
+        (lambda: Job(faults=[{"kind": "slwo"}]), r"unknown faults\[0\] 'slwo'; did you mean 'slow'"),
+        (lambda: Job(slow={3: 4, "3": 2}), "rank 3 has 2 faults of the kind slow; give it one, with a factor and seconds"),
+        (lambda: Job(slow={4: 2}).check(4), r"Job\(faults=.*\): rank must be that of a worker, from 0 to 3, got 4, which is none of 4 ranks"),
+        (lambda: Job(slow={2: 2}).check(1), "rank must be that of a worker, 0, got 2"),
+        (lambda: Job(slow={3: 2}, strategy="parameter-server").check(4), "from 0 to 2, got 3, which is a server of 4 ranks"),
         (lambda: Job().check(0), "ranks must be a whole number of at least 1, got 0"),
         (lambda: Job().check(True), "ranks must be a whole number"),
     ],

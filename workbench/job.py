@@ -70,7 +70,9 @@ class Job(Options):
         object.__setattr__(self, "slow", frozen({}))
         for rank, times in Counter(fault.rank for fault in self.faults if isinstance(fault, Slow)).items():
             if times > 1:
-                raise ValueError(f"Job(faults={self.faults}): rank {rank} is slowed {times} times; give it one Slow with a factor and seconds")
+                raise ValueError(
+                    f"Job(faults={self.faults}): rank {rank} has {times} faults of the kind slow; give it one, with a factor and seconds"
+                )
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

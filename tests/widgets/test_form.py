@@ -8,6 +8,7 @@ from typing import Any, final
 import ipywidgets
 import pytest
 
+from workbench.faults import Slow
 from workbench.job import Job
 from workbench.models import MODELS
 from workbench.options import Options, option, options_of
@@ -287,6 +288,25 @@ def test_a_callable_of_ones_own_is_given_by_its_path(job_form: Form) -> None:
     job_form.show(Job(model="mine.nets:net", model_options={"depth": 2}))
     assert model.control.value == OTHER
     assert job_form.value() == Job(model="mine.nets:net", model_options={"depth": 2})
+
+
+def test_stragglers_are_typed_in_short_and_shown_as_faults() -> None:
+    form = Form(Job)
+    form.fields["slow"].control.value = '{"3": 4}'
+    job = form.value()
+    assert job == Job(faults=(Slow(3, 4.0),))
+    form.show(job)
+    assert form.fields["slow"].control.value == ""
+    assert form.fields["faults"].control.value == '[{"kind": "slow", "rank": 3, "factor": 4.0, "seconds": 0.0}]'
+    assert form.value() == job
+    form.fields["slow"].control.value = '{"1": 0.5}'
+    assert "factor must be a number of at least 1, got 0.5" in form.fields["slow"].error
+    form.fields["slow"].control.value = '{"3": 2}'
+    assert "rank 3 has 2 faults of the kind slow" in form.fields["faults"].error
+    form.fields["slow"].control.value = ""
+    form.also = lambda job: job.check(2)
+    assert "rank must be that of a worker, from 0 to 1, got 3" in form.check()
+    assert form.fields["faults"].error == form.check()
 
 
 def test_every_input_has_a_label_and_a_tooltip() -> None:

@@ -11,6 +11,7 @@ from workbench.cli.screen import output, table
 from workbench.collectives import COLLECTIVES
 from workbench.comm.network import Device, Network
 from workbench.data import DATA
+from workbench.faults import FAULTS
 from workbench.job import Job
 from workbench.models import MODELS
 from workbench.options import Option, Options, allowed, name_in, options_of, unknown_name
@@ -24,6 +25,7 @@ GROUPS: Final[Mapping[str, Mapping[str, type[Options]]]] = {
     "collectives": COLLECTIVES,
     "wires": WIRES,
     "outer optimizers": OUTERS,
+    "faults": FAULTS,
     "models": MODELS,
     "data": DATA,
     "networks and devices": {"network": Network, "device": Device},
