@@ -27,7 +27,7 @@ EVERY = {name: made() for name, made in STRATEGIES.items()} | {
     "gossip, gradient push": Gossip(mode="push-sum", topology="exponential", gradient="numerator"),
     "gossip, pairwise": Gossip(mode="pairwise", topology="torus", patience_seconds=1e-3),
     "groups, sync": Groups(outer="sync", interval=2, servers=2),
-    "groups, elastic": Groups(groups=3, outer="elastic", interval=3),
+    "groups, elastic": Groups(outer="elastic", interval=3),
     "groups, one": Groups(groups=1),
     "outer": Synchronous(every=3, outer=Nesterov(learning_rate=1.0, momentum=0.0)),
 }
