@@ -50,6 +50,8 @@ class Reading:
         self._marker = 0
         self._changed_at: int | None = None
         self._said = ""
+        self._faults: dict[int, str] = {}
+        """Rank -> what goes wrong on it, in words."""
 
     @property
     def status(self) -> str:
@@ -71,6 +73,8 @@ class Reading:
         for event in news.events:
             if event["kind"] == "change" and event.get("learning_rate") is not None:
                 self.rate, self._changed_at = float(event["learning_rate"]), int(event["step"])
+            if event["kind"] == "fault":
+                self._faults[int(event["rank"])] = str(event["message"])
         return tuple(news.rows.get(table, none) for table, none in DRAWN.items()), anew
 
     def look(self) -> Look:
@@ -115,7 +119,7 @@ class Reading:
             state = "done" if status == "done" else "stopped"
             return [Light(rank, "failed" if rank == culprit else state, server=rank in self._servers) for rank in range(self.ranks)]
         beacons = self.run.beacons()
-        return [_light(rank, beacons.get(rank), rank in self._servers) for rank in range(self.ranks)]
+        return [_light(rank, beacons.get(rank), rank in self._servers, self._faults.get(rank, "")) for rank in range(self.ranks)]
 
 
 def title(job: dict[str, Any]) -> str:
@@ -138,7 +142,7 @@ def _tiles(now: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _light(rank: int, beacon: dict[str, Any] | None, server: bool) -> Light:
+def _light(rank: int, beacon: dict[str, Any] | None, server: bool, fault: str) -> Light:
     if beacon is None:
         return Light(rank, "starting", "not heard of yet", server)
     done, state = int(beacon["step"]), str(beacon["state"])
@@ -156,7 +160,7 @@ def _light(rank: int, beacon: dict[str, Any] | None, server: bool) -> Light:
         return Light(rank, "serving", at, server)
     if operation is not None and since > LONG:
         return Light(rank, "waiting", f"{at} in {operation} for {since:.1f} s")
-    return Light(rank, "training", at)
+    return Light(rank, "training", f"{at}, {fault}" if fault else at)
 
 
 DRAWN: Final[dict[str, Rows]] = {name: np.empty(0, TABLES[name]) for name in ("steps", "validation", "traffic")}

@@ -128,9 +128,9 @@ class Job(Options):
         workers = self.strategy.roles(ranks).count("worker")  # servers are the last ranks
         for fault in self.faults:
             if fault.rank >= workers:
-                what = f"a server of {ranks} ranks" if fault.rank < ranks else f"none of {ranks} ranks"
                 allowed = f"from 0 to {workers - 1}" if workers > 1 else "0"
-                raise ValueError(f"Job(faults=({fault},)): rank must be that of a worker, {allowed}, got {fault.rank}, which is {what}")
+                what = "is a server" if fault.rank < ranks else "does not exist"
+                raise ValueError(f"Job(faults=({fault},)): rank must be that of a worker, {allowed}, got {fault.rank}, which {what}")
         sizes = datasets.sizes(self.data, self.data_options)
         if sizes is not None:
             datasets.check_batch(self.batch_size, sizes.train, workers, self.data)

@@ -275,6 +275,9 @@ def test_lights_tell_what_a_rank_does(open_bench: Any) -> None:
         assert f"workbench-light workbench-{state}" in shown
     assert "rank 1: waiting, at step 12 in recv 0 for 2.5 s" in shown
     assert "rank 2: no answer, last heard of at step 12" in shown
+    assert 'title="rank 0: training, at step 12"' in shown
+    run.happen("fault", step=0, message="slowed 4x")
+    until(lambda: 'title="rank 0: training, at step 12, slowed 4x"' in bench.run_panel.lights.value)
 
 
 def test_a_server_is_shown_as_one_and_has_no_line_among_the_workers(open_bench: Any) -> None:
