@@ -21,25 +21,35 @@ DRIFT_ERROR: Final = float(np.sqrt(2 / SKETCH) / 2)
 
 
 class Track(NamedTuple):
-    """The way of one rank: when (n,), after how many steps (n,), and the sketches of its parameters then (n, SKETCH)."""
+    """The way of one rank: the steps after which it was sketched (n,), when that was (n,), and the sketches (n, SKETCH).
+
+    `done` are all its steps (m,), and `ends` when they ended (m,): in between its parameters stand still.
+    """
 
     rank: int
-    seconds: Array
     steps: Array
+    seconds: Array
     sketches: Array
+    done: Array
+    ends: Array
+
+    def reached(self, times: Array) -> Array:
+        """The last step that was done at each time (t,)."""
+        place: Array = self.done[np.maximum(np.searchsorted(self.ends, times, "right") - 1, 0)]
+        return place
 
 
 def tracks_of(steps: Array) -> list[Track]:
-    """The way of each rank in these rows of the table steps, by rank; of a rank that was never sketched an empty one."""
-    ranks = np.unique(steps["rank"])
-    taken = steps[~np.isnan(steps["sketch"][:, 0])]
-    taken = taken[np.lexsort((taken["step"], taken["rank"]))]
-    seconds = taken["start_seconds"] + np.sum([taken[f"{phase}_seconds"] for phase in PHASES], axis=0, dtype=np.float64)
-    begins, ends = np.searchsorted(taken["rank"], ranks), np.searchsorted(taken["rank"], ranks, "right")
-    return [
-        Track(rank, np.maximum.accumulate(seconds[begin:end]), taken["step"][begin:end], taken["sketch"][begin:end].astype(np.float64))
-        for rank, begin, end in zip(ranks.tolist(), begins.tolist(), ends.tolist(), strict=True)
-    ]
+    """The way of each rank in these rows of the table steps, by rank."""
+    steps = steps[np.lexsort((steps["step"], steps["rank"]))]
+    ends = steps["start_seconds"] + np.sum([steps[f"{phase}_seconds"] for phase in PHASES], axis=0, dtype=np.float64)
+    ranks, begins = np.unique(steps["rank"], return_index=True)
+    tracks = []
+    for rank, begin, end in zip(ranks.tolist(), begins.tolist(), [*begins[1:].tolist(), len(steps)], strict=True):
+        own, ended = steps[begin:end], np.maximum.accumulate(ends[begin:end])
+        taken = np.flatnonzero(~np.isnan(own["sketch"][:, 0]))
+        tracks.append(Track(rank, own["step"][taken], ended[taken], own["sketch"][taken].astype(np.float64), own["step"].copy(), ended))
+    return tracks
 
 
 def at_steps(tracks: Sequence[Track], numbers: Array) -> tuple[Array, Array]:
@@ -61,8 +71,8 @@ def shared_steps(tracks: Sequence[Track]) -> Array:
 def at_times(tracks: Sequence[Track], times: Array) -> tuple[Array, Array]:
     """Where all were at the same times (t,), which lie within every track: drift (t, ranks) and its standard error (t, ranks).
 
-    Between two sketches a rank is taken to move on a straight line. How far from it a random walk would be is told from how far every
-    sketch is from the line between its neighbours, and is part of the error.
+    Between two sketches a rank is taken to move on a straight line, by the same way in each step. How far from it a random walk would be
+    is told from how far every sketch is from the line between its neighbours, and is part of the error.
     """
     drift = _apart(lambda rank: _between(tracks[rank], times), len(tracks))
     bends = np.stack([_bend(track, times) for track in tracks], 1)
@@ -79,11 +89,11 @@ def _apart(sketches: Callable[[int], Array], ranks: int) -> Array:
 
 
 def _place(track: Track, times: Array) -> tuple[Array, Array, Array]:
-    """For each time the sketches before and behind it, and how far between them it is, from 0 to 1."""
-    before = np.clip(np.searchsorted(track.seconds, times, "right") - 1, 0, max(0, len(track.seconds) - 2))
-    behind = np.minimum(before + 1, len(track.seconds) - 1)
-    length = track.seconds[behind] - track.seconds[before]
-    share = np.divide(times - track.seconds[before], length, out=np.zeros(len(times)), where=length > 0)
+    """For each time the sketches before and behind it, and how far between them the rank was, from 0 to 1."""
+    before = np.clip(np.searchsorted(track.seconds, times, "right") - 1, 0, max(0, len(track.steps) - 2))
+    behind = np.minimum(before + 1, len(track.steps) - 1)
+    length = track.steps[behind] - track.steps[before]
+    share = np.divide(track.reached(times) - track.steps[before], length, out=np.zeros(len(times)), where=length > 0)
     return before, behind, share.clip(0, 1)
 
 
@@ -96,15 +106,14 @@ def _between(track: Track, times: Array) -> Array:
 
 def _bend(track: Track, times: Array) -> Array:
     """How far the rank may be from the straight line at each time, (t,): the standard error of a Brownian bridge."""
-    count, sketches = len(track.seconds), track.sketches
+    count, sketches = len(track.steps), track.sketches
     off = np.zeros(count)
     if count > 2:
-        length = track.seconds[2:] - track.seconds[:-2]
-        share = np.divide(track.seconds[1:-1] - track.seconds[:-2], length, out=np.full(count - 2, 0.5), where=length > 0)[:, None]
+        share = ((track.steps[1:-1] - track.steps[:-2]) / (track.steps[2:] - track.steps[:-2]))[:, None]
         off[1:-1] = np.linalg.norm(sketches[1:-1] - (1 - share) * sketches[:-2] - share * sketches[2:], axis=1)
     elif count == 2:
         off[:] = np.linalg.norm(sketches[1] - sketches[0]) / 2
     before, behind, share = _place(track, times)
-    # of a walk with variance v per time: 2h v / 4 in the middle of a stretch of 2h (seen), share (1 - share) h v within one of h (sought)
+    # of a walk with variance v per step: 2n v / 4 in the middle of a stretch of 2n (seen), share (1 - share) n v within one of n (sought)
     scattered: Array = np.sqrt(2 * share * (1 - share)) * np.maximum(off[before], off[behind])
     return scattered

@@ -14,8 +14,8 @@ from workbench.plots.lines import RankLines
 from workbench.store import Rows
 from workbench.telemetry import STEPS
 
-AHEAD: Final = 100
-"""Samples of a rank that wait for those of the others, at most: one that has died must not fill the memory."""
+AHEAD: Final = 1000
+"""Steps of a rank that wait for those of the others, at most: one that has died must not fill the memory."""
 
 
 @final
@@ -50,14 +50,13 @@ class DriftPlot:
             self._lines.grow(ranks)
             self._moments, self._bins, self._times = 0, Bins(ranks, 1.0), Bins(1, 1.0)
             self._replace()
-        new = rows[~np.isnan(rows["sketch"][:, 0])]
-        if len(new):
-            self._waiting = np.concatenate([self._waiting, new])
-            tracks = tracks_of(self._waiting)
+        self._waiting = np.concatenate([self._waiting, rows])
+        if not np.isnan(rows["sketch"][:, 0]).all():
+            tracks = [track for track in tracks_of(self._waiting) if len(track.steps)]
             if len(tracks) == self._lines.ranks > 1:
                 self._draw(*self._apart(tracks))
-            if len(self._waiting) > AHEAD * self._lines.ranks:
-                self._waiting = self._waiting[-AHEAD * self._lines.ranks :]
+        if len(self._waiting) > AHEAD * self._lines.ranks:
+            self._waiting = self._waiting[-AHEAD * self._lines.ranks :]
 
     def select(self, ranks: list[int]) -> None:
         """Beyond 64 ranks: show the lines of these."""

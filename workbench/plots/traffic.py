@@ -49,6 +49,7 @@ class TrafficPlot:
         most = max((int(column.max()) for column in (rows["rank"], traffic["rank"], traffic["peer"]) if len(column)), default=0)
         if most >= self._ranks:
             self._fit(most + 1)
+        traffic = traffic[traffic["rank"] != traffic["peer"]]
         if not len(traffic):
             return
         sender, receiver = traffic["rank"] // self._each, traffic["peer"] // self._each

@@ -80,7 +80,7 @@ def drift_frame(steps: Rows, lockstep: bool = True) -> pd.DataFrame:
 
     Drift is a Euclidean distance, `error` its standard error. Workers in lockstep are compared after the same step. Others share no step:
     they are compared at the same time, which is whenever one of them was sketched, from when all have been until one is no more, and
-    between two sketches a worker is taken to move on a straight line. `step` is then the one that it was at. Of more than `MOMENTS`
+    between two sketches a worker is taken to move on a straight line. `step` is then the last that it had done. Of more than `MOMENTS`
     moments every so manieth is told. See `workbench.drift`.
     """
     tracks = tracks_of(steps)
@@ -96,7 +96,7 @@ def drift_frame(steps: Rows, lockstep: bool = True) -> pd.DataFrame:
         times = _thinned(times[(times >= first) & (times <= last)])
         drift, error = at_times(tracks, times)
         seconds = np.repeat(times[:, None], len(tracks), 1)
-        reached = np.stack([np.floor(np.interp(times, track.seconds, track.steps)) for track in tracks], 1).astype(np.int64)
+        reached = np.stack([track.reached(times) for track in tracks], 1)
     columns = {
         "step": reached,
         "rank": np.tile([track.rank for track in tracks], (len(drift), 1)),
@@ -109,6 +109,7 @@ def drift_frame(steps: Rows, lockstep: bool = True) -> pd.DataFrame:
 
 def traffic_frame(rows: Rows) -> pd.DataFrame:
     """What went from each rank to each other one in the whole run: `rank peer bytes messages`, one row per pair that had something to say."""
+    rows = rows[rows["rank"] != rows["peer"]]  # a message to oneself only wakes a receive
     frame = pd.DataFrame({name: rows[name] for name in ("rank", "peer", "bytes", "messages")})
     return frame.groupby(["rank", "peer"], as_index=False)[["bytes", "messages"]].sum()
 
