@@ -1,4 +1,4 @@
-"""What each rank of `test_outliving` runs, `mpiexec -n 5 python -m tests.mpi.outliving`: rank 2 is killed among messages, rank 4 in a meeting."""
+"""What each rank of `test_outliving` runs, `python -m tests.mpi.outliving mpi` or `link`: rank 2 dies among messages, rank 4 in a meeting."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from workbench.comm.base import ANY, Communicator
+from workbench.comm.link import LinkedCommunicator
 from workbench.comm.mpi import MpiCommunicator
+from workbench.comm.network import Network
 from workbench.errors import PeerLost
 
 FIRST, SECOND = 2, 4
@@ -101,18 +103,18 @@ def meeting(comm: Communicator) -> Iterator[str]:
     """Everyone is complete when the last that lives has called it, though one dies without; not before."""
     told = np.zeros(1)
     if comm.rank == SECOND:
-        comm.wait(comm.irecv(told, 0, 1))
+        comm.wait(comm.irecv(told, 0, 2))
         die()
     if comm.rank == 3:
-        comm.wait(comm.irecv(told, 0, 1))
+        comm.wait(comm.irecv(told, 0, 2))
     both = comm.everyone(), comm.everyone()
     if comm.rank == 0:
         if comm.wait_any(*both, until=comm.now() + 0.02) >= 0:
             yield "everyone has come before all have"
-        comm.wait(comm.isend(told, SECOND, 1))
+        comm.wait(comm.isend(told, SECOND, 2))
         if comm.wait_any(*both, until=comm.now() + 0.02) >= 0:
             yield "everyone has come before all that live have"
-        comm.wait(comm.isend(told, 3, 1))
+        comm.wait(comm.isend(told, 3, 2))
     comm.wait(*both)
     if any(request.lost for request in both):
         yield "a barrier is lost"
@@ -155,10 +157,11 @@ def parts(comm: Communicator, few: Communicator) -> Iterator[str]:
 def farewell(comm: Communicator) -> Iterator[str]:
     """A rank that raises is not outlived: it says so."""
     if comm.rank == 0:
+        comm.wait(*(comm.irecv(np.zeros(1), rank, 3) for rank in LIVING[1:]))
         comm.farewell("ValueError: out of luck")
         return
     try:
-        comm.wait(comm.irecv(np.zeros(1), 0))
+        comm.wait(comm.isend(np.zeros(1), 0, 3), comm.irecv(np.zeros(1), 0, 4))
         yield "a wait for a rank that has failed ended"
     except PeerLost as lost:
         if lost.rank != 0 or "out of luck" not in str(lost):
@@ -170,7 +173,13 @@ def main() -> None:
     from mpi4py import MPI
 
     end = time.monotonic() + 40.0
-    comm = MpiCommunicator(MPI.COMM_WORLD.Dup(), aborted=lambda: time.monotonic() > end)
+
+    def aborted() -> bool:
+        return time.monotonic() > end
+
+    world = MPI.COMM_WORLD.Dup()
+    fast = Network(latency=20e-6, bandwidth=1e10)
+    comm = LinkedCommunicator(world, fast, aborted) if "link" in sys.argv else MpiCommunicator(world, aborted)
     comm.outlive()
     found: list[str] = []
     channel = comm.channel(1)

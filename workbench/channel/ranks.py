@@ -89,7 +89,7 @@ class Ranks:
     @property
     def trouble(self) -> bool:
         """Whether a rank has failed, or is lost and not outlived, so that the others will not come to a good end."""
-        return bool(self._lost) and not self._outlived or any(outcome["status"] not in ("done", "stopped") for outcome in self.outcomes.values())
+        return (bool(self._lost) and not self._outlived) or any(outcome["status"] not in ("done", "stopped") for outcome in self.outcomes.values())
 
     @property
     def _outlived(self) -> bool:

@@ -43,7 +43,7 @@ class LinkedCommunicator(MpiCommunicator):
         self.nic = Nic(network, report)
         family = self._family
         family.tag_limit //= 2  # the tags above are the numbers of contents
-        family.attend = self.nic.take_in
+        family.attend = self._attend
         family.progress.nap = lambda under_way: max(1e-6, _nap(under_way, THREAD_SECONDS, THREAD_SECONDS))
 
     @property
@@ -68,23 +68,20 @@ class LinkedCommunicator(MpiCommunicator):
     def irecv(self, buffer: Array, source: int, tag: int = 0) -> Request:
         """Start receiving; what has arrived before is taken in before."""
         peer, nic = self._peer("irecv", source, tag), self.nic
-        checked(buffer)
+        receive = LinkedReceive(self, checked(buffer), source, tag, np.zeros(4), MPI.REQUEST_NULL)
+        if self.outlives:
+            nic.take_in()  # those that were posted before come first
         with nic.lock:
-            found = self._firsts(peer, tag)
-            if found:
-                receive = LinkedReceive(self, buffer, source, np.zeros(0), MPI.REQUEST_NULL)
-                arrival = min(found, key=lambda arrival: arrival.begins)
-                nic.found[self._tag + tag].remove(arrival)
-                receive.announced(arrival)
-                return receive
-            header = np.zeros(4)
-            receive = LinkedReceive(self, buffer, source, header, self._family.comm.Irecv(header, peer, self._tag + tag))
-            nic.expected.append(receive)
-            return receive
+            if not self.heard(receive):
+                if not self.outlives:  # a header that is received from ANY rank would be one of a rank that dies before its content comes
+                    receive.handle = self._family.comm.Irecv(receive.header, peer, self._tag + tag)
+                nic.expected.append(receive)
+        return receive
 
     def iprobe(self, source: int = ANY, tag: int = 0) -> bool:
         """Whether a message has arrived. Its header is kept for the receive that will take it."""
         peer, nic = self._peer("iprobe", source, tag), self.nic
+        nic.take_in()
         with nic.lock:
             found = self._firsts(peer, tag)
         now = time.perf_counter()
@@ -135,6 +132,17 @@ class LinkedCommunicator(MpiCommunicator):
             f"{network.bandwidth / 1e6:g} MB/s of the link: exchanges will take longer than on the network that is emulated"
         )
 
+    def heard(self, receive: LinkedReceive) -> bool:
+        """Whether a message has been announced for it, or its sender is gone. The caller holds the lock."""
+        found = self._firsts(self._peer("irecv", receive.peer, receive.tag), receive.tag)
+        if found:
+            arrival = min(found, key=lambda arrival: arrival.begins)
+            self.nic.found[self._tag + receive.tag].remove(arrival)
+            receive.announced(arrival)
+        else:
+            receive.lost = receive.peer in self.lost
+        return bool(found) or receive.lost
+
     def content_of(self, buffer: Array, source: int, number: int) -> MpiRequest:
         """Receive a content that has been announced."""
         handle = self._family.comm.Irecv(buffer, source, self._family.tag_limit + 1 + number)
@@ -142,8 +150,8 @@ class LinkedCommunicator(MpiCommunicator):
 
     def _firsts(self, peer: int, tag: int) -> list[Arrival]:
         """Of the messages that are announced and that no receive is posted for, the first of each source. The caller holds the lock."""
-        comm, found = self._family.comm, self.nic.found.setdefault(self._tag + tag, [])
-        while (message := comm.Improbe(peer, self._tag + tag)) is not None:
+        found = self.nic.found.setdefault(self._tag + tag, [])
+        while (message := self.deaths.take(MPI.ANY_SOURCE if self.outlives else peer, self._tag + tag)) is not None:
             header = np.zeros(4)
             message.Irecv(header).Wait()  # it is there
             found.append(self.nic.announce(header, self.myself))
@@ -152,6 +160,11 @@ class LinkedCommunicator(MpiCommunicator):
             if peer in (MPI.ANY_SOURCE, arrival.source):
                 firsts.setdefault(arrival.source, arrival)
         return list(firsts.values())
+
+    def _attend(self) -> None:
+        """Take in what has come, with housekeeping's."""
+        self.nic.take_in()
+        self.deaths.hear()
 
     def _made(self, comm: MPI.Intracomm, members: list[int], rank: int, tag: int, traffic: Traffic) -> LinkedCommunicator:
         child = object.__new__(LinkedCommunicator)

@@ -82,7 +82,9 @@ class Nic:
     def take_in(self) -> None:
         """See which headers have come, and have the contents follow: of all receives, since a peer may wait to get rid of any."""
         with self.lock:
-            if self.expected and (come := MPI.Request.Testsome([receive.handle for receive in self.expected])):
+            if self.expected and self.expected[0].owner.outlives:
+                self.expected = [receive for receive in self.expected if not receive.owner.heard(receive)]
+            elif self.expected and (come := MPI.Request.Testsome([receive.handle for receive in self.expected])):
                 for index in come:
                     receive = self.expected[index]
                     receive.announced(self.announce(receive.header, receive.owner.myself))
@@ -127,12 +129,11 @@ class Nic:
 class LinkedRequest:
     """Something that is complete once it has moved and its time has come. With its content goes a `header`, under a `handle` of its own."""
 
-    __slots__ = ("content", "done", "due", "handle", "header", "owner", "seconds")
-
-    lost = False
+    __slots__ = ("content", "done", "due", "handle", "header", "lost", "owner", "seconds")
 
     def __init__(self, owner: LinkedCommunicator, content: MpiRequest | None, due: float | None, header: Array, handle: MPI.Request) -> None:
-        self.owner, self.content, self.due, self.done = owner, content, due, False
+        self.owner, self.content, self.due = owner, content, due
+        self.done = self.lost = False
         self.header, self.handle = header, handle
         self.seconds = 0.0
         """What it takes on the link; 0 where nobody waits for it to arrive."""
@@ -169,10 +170,12 @@ class LinkedRequest:
         if not self.moved():
             return False
         now = time.perf_counter()
-        if not self.due_by(now):
+        if not self.lost and not self.due_by(now):
             return False
-        assert self.due is not None
         self.done = True
+        if self.lost:
+            return True
+        assert self.due is not None
         beacon = self.owner.beacon
         if self.seconds and beacon.waiting:
             self.owner.nic.note(now - max(self.due, beacon.since), self.seconds)
@@ -187,22 +190,37 @@ class LinkedSend(LinkedRequest):
 
     def moved(self) -> bool:
         """Whether the library is done with both."""
-        return bool(self.handle.Test()) and super().moved()
+        try:
+            announced = bool(self.handle.Test())
+        except MPI.Exception as error:
+            if not self.owner.deaths.forgives(error):
+                raise
+            announced = True
+        if not (announced and super().moved()):
+            return False
+        assert self.content is not None
+        self.lost = self.content.lost
+        return True
 
 
 @final
 class LinkedReceive(LinkedRequest):
     """A message of which first the header is received, (arrival, bytes, number, source), and then under its number the content."""
 
-    __slots__ = ("arrival", "buffer", "peer")
+    __slots__ = ("arrival", "buffer", "peer", "tag")
 
-    def __init__(self, owner: LinkedCommunicator, buffer: Array, peer: int, header: Array, handle: MPI.Request) -> None:
+    def __init__(self, owner: LinkedCommunicator, buffer: Array, peer: int, tag: int, header: Array, handle: MPI.Request) -> None:
         super().__init__(owner, None, None, header, handle)
-        self.buffer, self.peer = buffer, peer
+        self.buffer, self.peer, self.tag = buffer, peer, tag
         self.arrival: Arrival | None = None
 
     def __str__(self) -> str:
         return f"message from {'all' if self.peer == ANY else self.peer}"
+
+    @property
+    def source(self) -> int:
+        """Once it is complete: the rank that sent the message, or that is gone."""
+        return self.content.source if self.content is not None else self.peer
 
     def announced(self, arrival: Arrival) -> None:
         """The header has come: receive the content. The caller holds the lock."""
@@ -227,10 +245,20 @@ class LinkedReceive(LinkedRequest):
         return super().due_by(now)
 
     def moved(self) -> bool:
-        """Whether header and content have come."""
+        """Whether header and content have come, or never will. Where a sender has died under way, ANY other's message may come."""
+        nic = self.owner.nic
         if self.content is None:
-            self.owner.nic.take_in()
-        return super().moved()
+            nic.take_in()
+        if self.lost or not super().moved():
+            return self.lost
+        assert self.content is not None
+        if self.content.lost and self.peer == ANY:
+            with nic.lock:
+                self.content = self.arrival = self.due = None
+                nic.expected.insert(0, self)
+            return False
+        self.lost = self.content.lost
+        return True
 
 
 @final

@@ -68,6 +68,15 @@ class Deaths:
                 raise
             return peer == MPI.ANY_SOURCE and self.probe(peer, tag, status)
 
+    def take(self, peer: int, tag: int, status: MPI.Status | None = None) -> MPI.Message | None:
+        """The first message that is there, to be received alone by whoever asked; None now where a rank has just died."""
+        try:
+            return self.comm.Improbe(peer, tag, status)
+        except MPI.Exception as error:
+            if not self.forgives(error):
+                raise
+            return None
+
     def hear(self) -> None:
         """Let receives from ANY rank take what has come, in the order in which they were posted."""
         if self.listening:
@@ -76,12 +85,7 @@ class Deaths:
 
     def _heard(self, receive: AnyReceive) -> bool:
         status = MPI.Status()
-        try:
-            message = self.comm.Improbe(MPI.ANY_SOURCE, receive.tag, status)
-        except MPI.Exception as error:
-            if not self.forgives(error):
-                raise
-            return False
+        message = self.take(MPI.ANY_SOURCE, receive.tag, status)
         if message is not None:
             receive.begin(message, status.Get_source())
         return message is not None
