@@ -43,9 +43,9 @@ def tracks_of(steps: Array) -> list[Track]:
     """The way of each rank in these rows of the table steps, by rank."""
     steps = steps[np.lexsort((steps["step"], steps["rank"]))]
     ends = steps["start_seconds"] + np.sum([steps[f"{phase}_seconds"] for phase in PHASES], axis=0, dtype=np.float64)
-    ranks, begins = np.unique(steps["rank"], return_index=True)
+    ranks, begins, counts = np.unique(steps["rank"], return_index=True, return_counts=True)
     tracks = []
-    for rank, begin, end in zip(ranks.tolist(), begins.tolist(), [*begins[1:].tolist(), len(steps)], strict=True):
+    for rank, begin, end in zip(ranks.tolist(), begins.tolist(), (begins + counts).tolist(), strict=True):
         own, ended = steps[begin:end], np.maximum.accumulate(ends[begin:end])
         taken = np.flatnonzero(~np.isnan(own["sketch"][:, 0]))
         tracks.append(Track(rank, own["step"][taken], ended[taken], own["sketch"][taken].astype(np.float64), own["step"].copy(), ended))
