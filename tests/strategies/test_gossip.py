@@ -103,7 +103,7 @@ def test_staleness_of_what_was_asked_for_is_the_steps_since_then(mode: str) -> N
     seen: list[float] = []
 
     def watch(exchange: Any) -> None:
-        ask, aged = exchange.ask, exchange.aged
+        ask, aged, after_update = exchange.ask, exchange.aged, exchange.after_update
         asked: list[int] = []
 
         def asking(peer: int) -> None:
@@ -116,7 +116,12 @@ def test_staleness_of_what_was_asked_for_is_the_steps_since_then(mode: str) -> N
                 assert exchange.staleness == exchange.worker.step - asked[-1]
                 seen.append(exchange.staleness)
 
-        exchange.ask, exchange.aged = asking, ageing
+        def stepping() -> None:
+            before = len(seen)
+            after_update()
+            assert exchange.comm.rank == 1 or (exchange.staleness > 0) == (len(seen) > before), "what is not mixed in is not old"
+
+        exchange.ask, exchange.aged, exchange.after_update = asking, ageing, stepping
 
     play(Gossip(mode=mode, topology=f"{__name__}:first_asks"), 2, STEPS, watch=watch, seconds=lambda rank: 1e-4)  # type: ignore[arg-type]
     assert len(seen) >= 2
