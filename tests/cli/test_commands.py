@@ -113,7 +113,7 @@ def test_options_are_those_of_the_tables() -> None:
     ):
         assert said in words, said
     one = workbench("options", "gossip").stdout
-    assert "local steps between two pulls" in one
+    assert "local steps between two exchanges" in one
     assert "collective" not in one
     network = " ".join(workbench("options", "network").stdout.split())
     assert all(f"{preset} is {Network.of(preset).words}" in network for preset in Network.PRESETS)
