@@ -71,7 +71,7 @@ def test_gloo_meets_on_loopback_alone() -> None:
     ("words", "error"),
     [
         (("step", "--ranks", "2,4"), "--ranks is for bench exchange, got bench step"),
-        (("--out", "somewhere"), "--out is for bench exchange, got bench (all of them)"),
+        (("--out", "somewhere"), "--out is for bench exchange and bench curves, got bench (all of them)"),
         (("step", "--network", "1G"), "--network is for bench exchange and bench overlap, got bench step"),
         (("exchange", "--ranks", "two"), "--ranks must be whole numbers with commas between them, as in 2,4; got 'two'"),
         (("exchange", "--ranks", "1"), "ranks must be whole numbers of at least 2, got 1"),

@@ -17,5 +17,10 @@ BENCHMARKS: dict[str, str] = {
     "exchange": "workbench.benchmarks.exchange",
     "overlap": "workbench.benchmarks.overlap",
     "tcp": "workbench.benchmarks.tcp",
+    "stragglers": "workbench.benchmarks.stragglers",
+    "servers": "workbench.benchmarks.servers",
+    "gossip": "workbench.benchmarks.gossip",
+    "drift": "workbench.benchmarks.drift",
+    "curves": "workbench.benchmarks.curves",
 }
 """Name -> module with `measure(quick: bool) -> list[Figure]`."""

@@ -110,7 +110,7 @@ def bench(
     quick: Annotated[bool, typer.Option("--quick", help="fewer repetitions and noisy figures: a missed target says little")] = False,
     ranks: Annotated[str | None, typer.Option(help="of exchange: numbers of MPI ranks; 2,4 by default")] = None,
     network: Annotated[str | None, typer.Option(help="of exchange and overlap: the network that is emulated, 100M, 1G or 10G; 1G by default")] = None,
-    out: Annotated[Path | None, typer.Option(help="of exchange: folder for its table and plots; artefacts/exchange by default")] = None,
+    out: Annotated[Path | None, typer.Option(help="of exchange and curves: folder for tables and plots; artefacts/NAME by default")] = None,
 ) -> None:
     """Measure the workbench itself.
 

@@ -1,0 +1,101 @@
+"""Gossip of a model of 10 MB between two ranks, beside a blocking exchange of it and one pass that averages in place."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from workbench.benchmarks.figures import Figure, on_ranks, tell, turns
+
+if TYPE_CHECKING:
+    from workbench.comm.base import Communicator
+    from workbench.strategies import Gossip, Worker
+
+RANKS: Final = 2
+SHAPE: Final = (2500, 1000)
+"""Of the layer that is the model: 10 MB."""
+LIMIT: Final = 1.15
+PATIENCE_SECONDS: Final = 60.0
+"""A step that waits for its exchange: all of what one costs is in it."""
+
+
+def measure(quick: bool = False) -> list[Figure]:
+    """Seconds of an exchange, in which each rank begins one, over those of Sendrecv and x <- (x + y) / 2."""
+    return on_ranks(RANKS, "workbench.benchmarks.gossip", quick)
+
+
+def main() -> None:
+    """On each of two ranks."""
+    from mpi4py import MPI
+
+    from workbench.comm.mpi import MpiCommunicator
+    from workbench.strategies import Gossip
+    from workbench.strategies.gossip import MODES
+
+    world, quick = MPI.COMM_WORLD, "--quick" in sys.argv
+    rounds, exchanges = (3, 3) if quick else (25, 8)
+    comm, bare, peer = MpiCommunicator(world.Dup()), world.Dup(), 1 - world.rank
+    worker = worker_of(comm)
+    state, incoming = worker.arena.state, worker.arena.spare()
+    outgoing, arriving = state.numpy(), incoming.numpy()
+
+    def by_hand() -> None:
+        bare.Sendrecv(outgoing, peer, recvbuf=arriving, source=peer)
+        state.lerp_(incoming, 0.5)
+
+    def slowest(taken: float) -> float:
+        return float(world.allreduce(taken / exchanges, MPI.MAX))
+
+    def theirs() -> float:
+        world.Barrier()
+        start = time.perf_counter()
+        for _ in range(exchanges):
+            by_hand()
+        return slowest(time.perf_counter() - start)
+
+    def ours(strategy: Gossip) -> Callable[[], float]:
+        def block() -> float:
+            exchange = strategy.exchange(comm, worker)
+            start = 0.0
+            for step in range(-1, exchanges):
+                exchange.after_update()
+                worker.step += 1
+                if step < 0:
+                    start = time.perf_counter()  # the first has made its copies
+            taken = time.perf_counter() - start
+            exchange.finish()  # answers the other rank, which may not be done; a blocking call here would keep it waiting
+            return slowest(taken)
+
+        return block
+
+    modes = [Gossip(mode=mode, patience_seconds=PATIENCE_SECONDS) for mode in MODES]  # type: ignore[arg-type]
+    hand, again, *here = turns(rounds, theirs, theirs, *map(ours, modes))
+    if world.rank == 0:
+        found = []
+        for strategy, taken in zip(modes, here, strict=True):
+            ratio = median(one / other for one, other in zip(taken, hand, strict=True))
+            detail = f"{1e3 * median(taken):.2f} ms, by hand {1e3 * median(hand):.2f} ms; A/A {median(again) / median(hand):.2f}"
+            what = f"2 ranks, 10 MB: {strategy.mode} over Sendrecv and one averaging pass"
+            found.append(Figure.at_most(what, ratio, LIMIT, "x", detail) if strategy.mode == "pull" else Figure(what, ratio, "x", detail=detail))
+        tell(found)
+
+
+def worker_of(comm: Communicator) -> Worker:
+    """A worker whose model is the layer."""
+    from torch import nn
+
+    from workbench.arena import Arena
+    from workbench.recipes.sgd import SGD
+    from workbench.strategies import Worker
+
+    arena = Arena(nn.Linear(*SHAPE, bias=False))
+    return Worker(arena, arena.module, SGD(), 1, lambda: 0.1, np.random.default_rng(comm.rank), comm.rank, comm.size)
+
+
+if __name__ == "__main__":
+    main()
