@@ -112,13 +112,19 @@ def bounds(comm: MpiCommunicator) -> Iterator[str]:
 
 
 def groups(comm: MpiCommunicator) -> Iterator[str]:
-    """`split` makes groups in the order of the key."""
+    """`split` makes groups in the order of the key; also after one of them has made a channel of its own."""
     part = comm.split(comm.rank % 2, key=-comm.rank)
     members = np.array([comm.rank], np.int64)
     part.wait(part.iallreduce(members))
     everyone = [rank for rank in range(comm.size) if rank % 2 == comm.rank % 2]
     if members[0] != sum(everyone) or part.size != len(everyone) or part.rank != sorted(everyone, reverse=True).index(comm.rank):
         yield f"split put rank {comm.rank} at {part.rank} of {part.size}"
+    if comm.rank % 2:
+        part.channel(0)
+    again, told = comm.split(0), np.zeros(1)
+    again.wait(again.isend(np.full(1, float(comm.rank)), (comm.rank + 1) % comm.size), again.irecv(told, (comm.rank - 1) % comm.size))
+    if told[0] != (comm.rank - 1) % comm.size:
+        yield f"rank {comm.rank} has heard {told[0]:.0f}"
 
 
 def endings(comm: Communicator) -> Iterator[str]:

@@ -177,10 +177,11 @@ class MpiCommunicator(Communicator):
 
     def split(self, color: int, key: int | None = None) -> Communicator:
         """Collective. A group of its own; the choice of all ranks is gathered first, so that creating it waits for nobody."""
-        choices = np.zeros((self.size, 2), np.int64)
-        choices[self.rank] = color, self.rank if key is None else key
+        choices = np.zeros((self.size, 3), np.int64)
+        choices[self.rank] = color, self.rank if key is None else key, self._family.tags
         self.wait(self.iallreduce(choices))
-        positions = sorted((int(k), position) for position, (c, k) in enumerate(choices) if c == color)
+        self._family.tags = int(choices[:, 2].max())  # some may have made channels among themselves
+        positions = sorted((int(k), position) for position, (c, k, _) in enumerate(choices) if c == color)
         members = [self._members[position] for _, position in positions]
         group = self._comm.Get_group().Incl([position for _, position in positions])
         tag = self._family.range()
