@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 from tests.training.test_rank import final, run
-from workbench import data
+from workbench import data, models
 from workbench.job import CHANGEABLE, Job
 from workbench.store import Rows, read_events, read_table
 from workbench.strategies import Elastic, ParameterServer, Strategy
@@ -46,16 +47,16 @@ def test_a_straggler_holds_the_others_at_the_bound(tmp_path: Path, bound: int) -
     assert clocks.tolist() == [15] * 4
 
 
-ENDING: dict[str, Inbox] = {}
-"""Told to stop by the loss below."""
+AT_THE_40TH: list[Callable[[], None]] = []
+"""Done by the loss below."""
 CALLS: list[int] = []
 
 
-def stopping(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, dict[str, float]]:
-    """The usual loss; at the 40th mini-batch of all ranks together, whoever computes it, the run is told to stop."""
+def usual(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, dict[str, float]]:
+    """The usual loss; at the 40th mini-batch of all ranks together something happens, whoever computes it."""
     CALLS.append(len(CALLS))
     if len(CALLS) == 40:
-        ENDING["inbox"].put(1, "stop")
+        AT_THE_40TH[-1]()
     logits = model(batch[0])
     return nn.functional.cross_entropy(logits, batch[1]), {"accuracy": float((logits.argmax(1) == batch[1]).float().mean())}
 
@@ -63,8 +64,9 @@ def stopping(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> tupl
 @pytest.mark.parametrize("strategy", CENTRES, ids=str)
 def test_what_was_done_before_a_stop_is_in_the_centre_once(tmp_path: Path, strategy: Strategy) -> None:
     CALLS.clear()
-    inbox = ENDING["inbox"] = Inbox()
-    outcomes = run(tmp_path, Job(steps=1000, batch_size=4, loss=f"{__name__}:stopping", strategy=strategy, slow={1: 2.5}), 5, inbox)
+    inbox = Inbox()
+    AT_THE_40TH.append(lambda: inbox.put(1, "stop"))
+    outcomes = run(tmp_path, Job(steps=1000, batch_size=4, loss=f"{__name__}:usual", strategy=strategy, slow={1: 2.5}), 5, inbox)
     roles, every = strategy.roles(5), strategy.period
     workers = roles.count("worker")
     done = {outcome["rank"]: outcome["steps"] for outcome in outcomes[:workers]}
@@ -77,6 +79,25 @@ def test_what_was_done_before_a_stop_is_in_the_centre_once(tmp_path: Path, strat
             clocks = rows["clock"][rows["peer"] == worker]
             assert clocks.tolist() == list(range(1, -(-done[worker] // every) + 1))
     assert torch.equal(final(tmp_path), torch.cat([tensor.reshape(-1) for tensor in load_state(tmp_path, "centre").values()]))
+
+
+def fail() -> None:
+    raise KeyError("no such layer")
+
+
+@pytest.mark.parametrize("strategy", [*CENTRES, Elastic(server=False, every=2)], ids=str)
+def test_a_run_that_fails_leaves_the_centre_as_it_was_last_known(tmp_path: Path, strategy: Strategy) -> None:
+    CALLS.clear()
+    AT_THE_40TH.append(fail)
+    with pytest.raises(KeyError, match="no such layer"):
+        run(tmp_path, Job(steps=1000, batch_size=4, loss=f"{__name__}:usual", strategy=strategy), 5)
+    centre = torch.cat([tensor.reshape(-1) for tensor in load_state(tmp_path, "centre").values()])
+    assert centre.isfinite().all()
+    start = models.build("mlp", {}, data.load("digits", {}, 0), 0).state_dict()
+    assert not torch.equal(centre, torch.cat([tensor.reshape(-1) for tensor in start.values()])), "it has learned"
+    assert not (tmp_path / "checkpoints" / "final.json").exists()
+    kept = [event for event in read_events(tmp_path) if event["kind"] == "checkpoint"]
+    assert len(kept) == 1, "one rank writes it"
 
 
 @pytest.mark.parametrize("strategy", CENTRES, ids=str)
