@@ -209,12 +209,13 @@ class Grouped(Exchange):
 
     def tell(self, staged: Staged) -> None:
         """Collective in the group. What the client has there, and how stale it was: the same bits on all."""
-        staged.fetch()
-        self.told[0] = self.staleness
+        if self.client is not None:
+            staged.fetch()
+            self.told[0] = self.staleness
         down(self.within, self.told, staged.host)
-        self.staleness = float(self.told[0])
         if self.client is None:
             staged.store()
+            self.staleness = float(self.told[0])
 
     def follow(self) -> None:
         """Do what the client has done with the centre that it has read."""
