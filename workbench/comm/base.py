@@ -158,8 +158,9 @@ class Communicator(ABC):
 
     def outlive(self) -> None:  # noqa: B027 (where a rank cannot die alone there is nothing to do)
         """From now on the death of a peer ends no wait: messages with it are complete and `lost`, it is among `lost` of all communicators
-        of this family, and a receive from ANY rank goes on for the others. All ranks call it, before their first message; an all-reduce with
-        one that has died is still `PeerLost`. Where the MPI library cannot go on without a rank, nothing changes."""
+        of this family, and a receive from ANY rank goes on for the others. Of the last messages of one that has died any may be missing;
+        an all-reduce with it is still `PeerLost`. All ranks call this, before their first message. Where the MPI library cannot go on
+        without a rank, nothing changes."""
 
     def survivors(self) -> Communicator:
         """Collective among the ranks that live. A communicator of these alone, in their order; itself unless `outlive` was called."""

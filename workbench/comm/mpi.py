@@ -156,6 +156,9 @@ class MpiCommunicator(Communicator):
         positions = MPI.Group.Translate_ranks(comm.Get_group(), list(range(comm.size)), self._comm.Get_group())
         members = [self._members[position] for position in positions]
         self.deaths.known |= set(self._members) - set(members)
+        meeting, tags = MpiCommunicator._made(self, comm, members, comm.rank, 0, Traffic(self._family.comm.size)), np.array([self._family.tags])
+        meeting.wait(meeting.iallreduce(tags, "max"))
+        self._family.tags = int(tags[0])  # some may have made channels among themselves
         return self._made(comm, members, comm.rank, self._family.range(), self.traffic)
 
     @property
