@@ -96,22 +96,29 @@ def test_a_server_that_is_killed_is_named_and_the_centre_is_kept(cluster4: Clust
     loads(run, "centre")
 
 
-@pytest.mark.parametrize("strategy", [ParameterServer(mode="stale", staleness=2), Gossip()], ids=str)
-def test_workers_go_on_without_one_that_is_killed(strategy: Strategy, cluster4: Cluster) -> None:
+@pytest.mark.parametrize(("strategy", "dead"), [(ParameterServer(mode="stale", staleness=2), 0), (Gossip(), 1)], ids=str)
+def test_workers_go_on_without_one_that_is_killed(strategy: Strategy, dead: int, cluster4: Cluster) -> None:
     run = cluster4.train(endless(strategy))
     seen = Seen(feed_of(cluster4))
     training(cluster4)
-    os.kill(cluster4.status().rows[1].pid, signal.SIGKILL)
-    until(lambda: cluster4.status().missing == [1], 20)
-    before = {rank: feed_of(cluster4).beacons()[rank]["step"] for rank in (0, 2)}
+    os.kill(cluster4.status().rows[dead].pid, signal.SIGKILL)
+    until(lambda: cluster4.status().missing == [dead], 20)
+    before = {rank: feed_of(cluster4).beacons()[rank]["step"] for rank in range(4) if rank != dead}
     until(lambda: all(feed_of(cluster4).beacons()[rank]["step"] > step + 20 for rank, step in before.items()))
     run.stop()
     assert run.wait(30).status == "stopped"
     assert run.error is None
     faults = [event for event in seen.events if event["kind"] == "fault"]
-    assert [event["rank"] for event in faults] == [1], faults
+    assert [event["rank"] for event in faults] == [dead], faults
     assert "its process died" in faults[0]["message"]
-    loads(run, "final")
+    final = loads(run, "final")
+    if "server" in strategy.roles(4):
+        centre = loads(run, "centre")
+        assert all(torch.equal(final[part], centre[part]) for part in final)
+        rows, steps = run.table("server"), run.table("steps")
+        for worker in set(range(SERVER)) - {dead}:
+            clocks = rows["clock"][rows["peer"] == worker]
+            assert clocks.tolist() == list(range(1, np.count_nonzero(steps["rank"] == worker) + 1)), "all that survivors did is in the centre"
     assert run.validation().query("rank == -1")["samples"].iloc[-1] == 360
 
 
