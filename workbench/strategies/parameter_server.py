@@ -177,14 +177,15 @@ class AtOnce(Keeping):
 
     def serve(self) -> Iterator[Update]:
         """One update per message."""
-        centre = self.centre
+        centre, content = self.centre, self.centre.content.tensor
+        brought = Part(centre.state[: centre.trained], content[: centre.trained])
+        others, come = centre.state[centre.trained :], content[centre.trained :]
         held: list[int] = []
         for word in centre.words():
             if word is not None and centre.take(word):
-                content = centre.content.tensor
-                self.apply(Part(centre.state[: centre.trained], content[: centre.trained]), word.learning_rate)
-                # batch-norm statistics: a running mean over what the workers have
-                centre.state[centre.trained :].lerp_(content[centre.trained :], 1 / len(centre.workers))
+                self.apply(brought, word.learning_rate)
+                if others.numel():  # batch-norm statistics: a running mean over what the workers have
+                    others.lerp_(come, 1 / len(centre.workers))
                 centre.version += 1
                 yield centre.applied(word, centre.version - 1)
                 held.append(word.worker)
