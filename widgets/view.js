@@ -65,6 +65,8 @@ function dress(doc, el) {
       model.setv({ text_color: text, text_font: font });
     } else if (model.type === "Legend") {
       model.setv({ label_text_color: text, label_text_font: font, background_fill_color: paper, border_line_color: null });
+    } else if (model.type === "ColorBar") {
+      model.setv({ title_text_color: text, title_text_font: font, major_label_text_color: faint, major_label_text_font: font });
     } else if (model.type === "Figure" || model.type === "Plot") {
       model.setv({ background_fill_color: null, border_fill_color: null, outline_line_color: null });
     }
@@ -109,6 +111,9 @@ async function render({ model, el }) {
       place.className = "workbench-plot";
       place.dataset.plot = root.name ?? "";
       stage.appendChild(place);
+      const show = () => { place.hidden = !root.visible; };   // what has nothing to show leaves no gap
+      root.properties.visible.change.connect(show);
+      show();
       return place;
     });
     shown = [...(await add_document_standalone(doc, stage, places))];

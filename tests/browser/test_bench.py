@@ -58,7 +58,7 @@ def test_a_lesson_with_the_bench(notebook: Any, seen: Any) -> None:
     status = page.locator(".workbench-status").first
     notebook.open("bench.ipynb", [CELL])
     notebook.run_all()
-    notebook.until(lambda: page.locator(".workbench-plot .bk-Figure").count() == 3, "three plots are there")
+    notebook.until(lambda: page.locator(".workbench-plot:not([hidden]) .bk-Figure").count() == 3, "three plots are there")
     assert not button(page, "Train").is_enabled()
     notebook.screenshot("bench-off.png")
 
@@ -166,7 +166,7 @@ def test_the_first_notebook_opens_with_its_bench(notebook: Any, lab: Any, seen: 
     for _ in range(5):  # up to the cell that shows the bench, no further: the rest is run by tests/notebooks
         notebook.command("notebook:run-cell-and-select-next")
         page.wait_for_timeout(100)
-    notebook.until(lambda: page.locator(".workbench-plot .bk-Figure").count() == 3, "the bench is there")
+    notebook.until(lambda: page.locator(".workbench-plot:not([hidden]) .bk-Figure").count() == 3, "the bench is there")
     until_pressable(notebook, "Start")
     page.screenshot(path=notebook.artefact("first-run.png"))
     assert seen.elsewhere == []

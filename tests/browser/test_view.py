@@ -11,7 +11,7 @@ pytestmark = pytest.mark.browser
 CELL = """
 import numpy as np
 from workbench.plots import PLOTS
-from workbench.telemetry import STEPS
+from workbench.telemetry import STEPS, TRAFFIC
 from workbench_widgets import BokehView
 plots = {name: plot(2) for name, plot in PLOTS.items()}
 view = BokehView([plot.root for plot in plots.values()])
@@ -28,6 +28,10 @@ def update(start, count):
         for plot in plots.values():
             plot.update(rows(start, count))
         view.flush()
+def talk():
+    with view.lock:
+        plots["traffic"].update(rows(0, 0), traffic=np.array([(0, 0, 1, 3_000_000, 7), (1, 0, 0, 1_000_000, 7)], TRAFFIC))
+        view.flush()
 view
 """
 
@@ -36,11 +40,14 @@ def test_patches_arrive_and_a_reload_shows_everything(notebook: Any, seen: Any) 
     page = notebook.page
     notebook.open("view.ipynb", [CELL, "update(0, 20)"])
     notebook.run_all()
-    page.wait_for_function("() => document.querySelectorAll('.workbench-plot .bk-Figure').length === 3")
+    shown = page.locator(".workbench-plot:not([hidden]) .bk-Figure")
+    notebook.until(lambda: shown.count() == 3, "what has something to show is there")
     notebook.until(lambda: notebook.points("loss") == 40, "both ranks' 20 steps are drawn")
     notebook.execute("update(20, 20)")
     notebook.until(lambda: notebook.points("loss") == 80, "a patch arrives")
     assert notebook.data("loss")["ys"][0][:2] == pytest.approx([2.3, 1.15])
+    notebook.execute("talk()")
+    notebook.until(lambda: shown.count() == 4 and shown.last.bounding_box()["height"] > 200, "who talked to whom appears when there is something")
     notebook.command("docmanager:save")
     page.reload()
     notebook.ready()
