@@ -16,6 +16,7 @@ pytestmark = pytest.mark.cluster
 OPTIONS: dict[str, dict[str, Any]] = {
     "parameter-server": {"momentum": 0.0},  # three workers that do not wait are a momentum of their own (Mitliagkas et al., 2016)
     "parameter-server, stale": {"learning_rate": 0.05},
+    "parameter-server, 3 servers": {"learning_rate": 0.03},  # for the one worker that is left
 }
 """Of jobs whose defaults do not suit a strategy."""
 
@@ -26,7 +27,7 @@ LEFT_OUT = {"gossip, gradient push"}
 @pytest.mark.parametrize("name", [name for name in EVERY if name not in LEFT_OUT])
 def test_the_digits_are_learned(name: str, cluster4: Cluster) -> None:
     strategy = EVERY[name]
-    job = Job(strategy=strategy, **{"epochs": 10, "batch_size": 16, **OPTIONS.get(name, {})})
+    job = Job(strategy=strategy, **{"epochs": 10, "batch_size": 16, "seed": 2, **OPTIONS.get(name, {})})
     run = cluster4.train(job).wait(60)
     assert run.status == "done"
     roles = strategy.roles(4)
