@@ -17,7 +17,7 @@ help:
 	@echo "make demo    a real cluster of MPI ranks trains handwritten digits with three strategies"
 	@echo "make test    the test suite (with a Chromium for the browser tests where one can be had)"
 	@echo "make lab     JupyterLab with the first notebook"
-	@echo "make bench   measure the bench itself: NAME=step for one benchmark (ddp start step command telemetry view exchange overlap factors tcp)"
+	@echo "make bench   measure the bench itself: NAME=step for one benchmark (ddp start step command telemetry view exchange overlap factors tcp stragglers servers gossip drift curves)"
 	@echo "make lint    ruff and mypy"
 	@echo "make venv    only make the environment, in .venv"
 	@echo "make clean   remove .venv and caches; runs are kept"

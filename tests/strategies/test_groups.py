@@ -185,7 +185,7 @@ def test_groups_are_neighbours_of_nearly_one_size_that_share_their_steps() -> No
             assert [rank for ranks in members for rank in ranks] == list(range(workers))
             assert max(sizes) - min(sizes) <= 1
             assert sum(Groups(groups=groups).share(group, workers) for group in range(groups)) == pytest.approx(groups)
-    assert Groups(servers=2).together(7) == (0, 0, 0, 3, 3, 5, 6)
+    assert Groups(outer="async", servers=2).together(7) == (0, 0, 0, 3, 3, 5, 6)
     assert Groups(outer="elastic").together(5) == (0, 0, 2, 2, 4)
     assert Groups(outer="sync").together(5) == (0, 0, 0, 0, 4)
     assert [Groups(outer=outer, interval=3).period for outer in OUTERS] == [3, 1, 1]

@@ -26,7 +26,7 @@ EVERY = {name: made() for name, made in STRATEGIES.items()} | {
     "gossip, push-sum": Gossip(mode="push-sum", probability=0.5),
     "gossip, gradient push": Gossip(mode="push-sum", topology="exponential", gradient="numerator"),
     "gossip, pairwise": Gossip(mode="pairwise", topology="torus", patience_seconds=1e-3),
-    "groups, sync": Groups(outer="sync", interval=2, servers=2),
+    "groups, async": Groups(outer="async", interval=2, servers=2),
     "groups, elastic": Groups(outer="elastic", interval=3),
     "groups, one": Groups(groups=1),
     "outer": Synchronous(every=3, outer=Nesterov(learning_rate=1.0, momentum=0.0)),

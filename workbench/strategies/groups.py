@@ -40,7 +40,7 @@ class Groups(Strategy):
     groups: int = option(2, minimum=1, help="groups that the workers are divided into, of sizes that differ by one at most; 1: no servers")
     inner: Collective = option(Ring(), table=COLLECTIVES, help="the algorithm that makes the mean inside a group")
     outer: Literal["sync", "async", "elastic"] = option(
-        "async", choices=("sync", "async", "elastic"), help="between groups: all wait for all, nobody waits, or a spring to the centre"
+        "sync", choices=("sync", "async", "elastic"), help="between groups: all wait for all, nobody waits, or a spring to the centre"
     )
     interval: int = option(1, minimum=1, unit="steps", help="mini-batches between two exchanges of a group with the servers")
     pull: float | None = option(

@@ -21,24 +21,28 @@ BATCH = 256
 
 @final
 class Answer:
-    """The model that a run would give if it ended now: the centre, else the mean of the workers, batch-norm statistics included."""
+    """The model that a run would give if it ended now: the centre, else the mean of the workers; batch-norm statistics included."""
 
     def __init__(self, arena: Arena) -> None:
         self.arena = arena
         self._mean, self._own = Staged(arena.spare()), arena.spare()
 
     @contextmanager
-    def inside(self, workers: Communicator, centre: torch.Tensor | None = None) -> Iterator[None]:
-        """While inside, the arena (and so the module) holds the answer; afterwards this rank's own numbers again. Collective without a `centre`."""
+    def inside(self, workers: Communicator, centre: torch.Tensor | None = None, weight: float = 1.0) -> Iterator[None]:
+        """While inside, the arena (and so the module) holds the answer; afterwards this rank's own numbers again.
+
+        Collective without a `centre`: the mean of the workers, each of which counts by its `weight`.
+        """
         state, mean = self.arena.state, self._mean
         self._own.copy_(state)
         if centre is not None:
             state.copy_(centre)
         elif workers.size > 1:
-            mean.tensor.copy_(state)
+            torch.mul(state, weight, out=mean.tensor)
             mean.fetch()
-            workers.wait(workers.iallreduce(mean.host))
-            mean.host /= workers.size
+            weights = np.array([weight])
+            workers.wait(workers.iallreduce(mean.host), workers.iallreduce(weights))
+            mean.host /= weights[0]
             mean.store()
             state.copy_(mean.tensor)
         try:

@@ -15,12 +15,12 @@ import torch
 from workbench import data, models
 from workbench.arena import Arena
 from workbench.comm.base import Communicator
-from workbench.comm.staging import Staged
 from workbench.errors import Aborted, PeerLost
 from workbench.job import Job
 from workbench.recipes.sgd import SGD
 from workbench.strategies.base import Exchange, Role, Server, Worker
 from workbench.training.batches import Batches
+from workbench.training.beginning import agree_on, take_over
 from workbench.training.checkpoint import save_model
 from workbench.training.clock import start_of_run
 from workbench.training.control import Control, Inbox
@@ -32,8 +32,6 @@ from workbench.training.losses import loss_named
 from workbench.training.pace import Pace
 from workbench.training.readiness import Charge, Free, readiness
 from workbench.training.recorder import Recorder, Sketch
-
-OTHER_START: Final = "the model began with other parameters than on worker 0 and was given those; does it draw random numbers of its own?"
 
 OWN_MODELS: Final = 64
 """Of a strategy whose workers differ, so many write their own model beside the answer."""
@@ -70,7 +68,8 @@ def run_rank(job: Job, comm: Communicator, journal: Journal, inbox: Inbox, folde
     except Exception as error:
         rank.event("error", **failure(error))
         rank.keep_centre(error)
-        if not isinstance(error, PeerLost):  # of a lost peer the others learn by themselves, or from its own farewell
+        # of a lost peer the others learn by themselves, or from its own farewell; but a server misses no other
+        if not isinstance(error, PeerLost) or (comm.outlives and rank.roles.count("server") > 1):
             comm.farewell(f"{type(error).__name__}: {error}")
         raise
 
@@ -129,7 +128,20 @@ class RankRun:
         )
         self.housekeeping = comm.channel(0, counted=False)
         self.answer = Answer(arena)
-        self._agree()
+        sizes = {
+            "steps": self.steps,
+            "training samples": len(self.split.train),
+            "validation samples": len(self.split.validation),
+            "trainable parameters": arena.parameters.numel(),
+            "parameters and buffers": arena.state.numel(),
+            "bytes of a parameter": arena.state.element_size(),
+        }
+        agree_on(sizes, self.housekeeping)
+        if take_over(self.housekeeping, arena):
+            self.event(
+                "warning",
+                message="the model began with other parameters than on worker 0 and was given those; does it draw random numbers of its own?",
+            )
         self.peers = self._sharing(0, [self.roles.index(each) for each in self.roles])
         if strategy.outlives:
             comm.outlive()
@@ -140,8 +152,8 @@ class RankRun:
         start, clock_error = start_of_run(self.housekeeping)
         self.recorder = Recorder(self.journal, comm.rank, comm, start, Sketch(arena.parameters, job.seed))
         together = strategy.together(comm.size)
-        agree = (strategy.lockstep and role == "worker") or together.count(together[comm.rank]) > 1
-        self.control = Control(self.inbox, self._sharing(2, together), agree, strategy.period, self.recorder, optimizer, job.learning_rate)
+        share = (strategy.lockstep and role == "worker") or together.count(together[comm.rank]) > 1
+        self.control = Control(self.inbox, self._sharing(2, together), share, strategy.period, self.recorder, optimizer, job.learning_rate)
         self.recorder.event(
             "start",
             0,
@@ -163,34 +175,6 @@ class RankRun:
         """Collective. For housekeeping: the ranks that have this rank's number; all, where no two have the same."""
         comm = self.comm.channel(channel, counted=False)
         return comm.split(numbers[comm.rank]) if 1 < len(set(numbers)) < comm.size else comm
-
-    def _agree(self) -> None:
-        """Collective. All ranks must have the same model and data: compare their sizes, then take the parameters of worker 0."""
-        sizes = {
-            "steps": self.steps,
-            "training samples": len(self.split.train),
-            "validation samples": len(self.split.validation),
-            "trainable parameters": self.arena.parameters.numel(),
-            "parameters and buffers": self.arena.state.numel(),
-            "bytes of a parameter": self.arena.state.element_size(),
-        }
-        bounds = np.array([[size, -size] for size in sizes.values()])
-        self.housekeeping.wait(self.housekeeping.iallreduce(bounds, "min"))
-        for name, (least, most) in zip(sizes, bounds, strict=True):
-            if least != -most:
-                raise ValueError(
-                    f"the ranks would not train the same: the number of {name} is {least} on one rank and {-most} on another; "
-                    "a model or data callable must give the same on every rank (shards are cut for it)"
-                )
-        staged = Staged(self.arena.spare())
-        if self.comm.rank == 0:
-            staged.tensor.copy_(self.arena.state)
-            staged.fetch()
-        self.housekeeping.wait(self.housekeeping.iallreduce(staged.host))
-        staged.store()
-        if not torch.equal(staged.tensor, self.arena.state):
-            self.journal.event("warning", rank=self.comm.rank, step=0, seconds=0.0, message=OTHER_START)
-            self.arena.state.copy_(staged.tensor)
 
     def train(self, steps: int) -> None:
         """Collective where the strategy is. Go on to step `steps`, or until told to stop."""
@@ -275,7 +259,7 @@ class RankRun:
         """Collective among workers. The answer, what it is worth, and where workers differ the model of each."""
         if not self.job.strategy.lockstep and self.comm.rank < OWN_MODELS:
             save_model(self.folder, f"rank-{self.comm.rank:05d}", self.module, worker.step)
-        with self.answer.inside(peers, exchange.centre):
+        with self.answer.inside(peers, exchange.centre, exchange.weight):
             result = evaluate(self.module, self.split.validation, self.loss_of, self.place.device, peers)
             if peers.rank == 0:
                 for which in ("final", "centre") if exchange.centre is not None else ("final",):
@@ -284,17 +268,19 @@ class RankRun:
                 recorder.validation(-1, worker.step - 1, max(0, worker.step - 1) // self.shards.steps_per_epoch, *result)
 
     def keep_centre(self, error: BaseException) -> None:
-        """The run ends without an answer: write down the newest centre that is known, by the server that keeps all of it, else by worker 0."""
+        """The run ends without an answer: one rank writes down the newest centre that it knows, the only server or the first worker."""
         if self.worker is None or self.recorder is None:
             return
-        servers, server_lost = self.roles.count("server"), isinstance(error, PeerLost) and self.roles[error.rank] == "server"
-        if self.server is None:
-            centre = self.exchange.centre if self.exchange is not None else None
-            if centre is None or self.worker.index != 0 or (servers == 1 and not server_lost):
-                return
-            self.arena.state.copy_(centre)
-        elif servers > 1:
+        failed = error.rank if isinstance(error, PeerLost) else -1 if isinstance(error, Aborted) else self.comm.rank
+        gone = self.comm.lost | {failed}  # the same on all ranks: they hear of whoever fails
+        servers, workers = ([rank for rank, each in enumerate(self.roles) if each == role] for role in ("server", "worker"))
+        whole = len(servers) == 1 and servers[0] not in gone
+        if self.comm.rank != (servers[0] if whole else min(set(workers) - gone or workers)):
             return
+        if self.exchange is not None:
+            if self.exchange.centre is None:
+                return
+            self.arena.state.copy_(self.exchange.centre)
         with contextlib.suppress(OSError):  # a full disk: why the run ended matters more
             path = save_model(self.folder, "centre", self.module, self.worker.step)
             self.event("checkpoint", file=path.name)
