@@ -197,6 +197,10 @@ def test_a_server_that_records_no_steps_has_lost_none_and_is_told_again(tmp_path
     assert told["ranks"] == 2
     assert told["servers"] == 1
     assert len(run.server()) == 30
+    page = run.report().read_text(encoding="utf-8")
+    ages = np.arange(30) % 7
+    assert "<h2>Servers</h2>" in page
+    assert f'<td class="number">2</td><td class="number">30</td><td class="number">30</td><td class="number">{ages.mean():.6g}</td>' in page
     tape = replay(folder, pace=1e4).start()
     assert tape.wait(10)
     assert {rank: beacon["step"] for rank, beacon in tape.beacons().items()} == {0: 50, 1: 50, 2: 30}

@@ -43,6 +43,8 @@ def render_report(run: Run) -> str:
     if plots:
         parts += ["<h2>Plots</h2>", *(placed(name) for name in plots)]
         parts += ["<h2>Ranks</h2>", _frame_table(ranks_frame(steps))]
+    if len(server := run.table("server")):
+        parts += ["<h2>Servers</h2>", _frame_table(servers_frame(server))]
     if len(validation):
         parts += ["<h2>Validation</h2>", _frame_table(run.validation())]
     if len(events):
@@ -67,6 +69,17 @@ def ranks_frame(steps: Rows) -> pd.DataFrame:
         rate = samples / seconds if seconds > 0 else float("nan")
         sent = float(own["bytes_sent"].mean(dtype=float))
         rows.append({"rank": rank, "steps": len(own), "samples": samples, "samples/s": rate, **phases, "bytes sent per step": sent})
+    return pd.DataFrame(rows)
+
+
+def servers_frame(server: Rows) -> pd.DataFrame:
+    """One row per server: what it has applied, how stale that was, and how long it worked on each."""
+    rows = []
+    for rank in np.unique(server["rank"]).tolist():
+        own = server[server["rank"] == rank]
+        ages, busy = own["staleness"], 1e3 * float(own["busy_seconds"].mean(dtype=float))
+        updates, mean = len(np.unique(own["update"])), float(ages.mean(dtype=float))
+        rows.append({"rank": rank, "updates": updates, "applied": len(own), "staleness": mean, "stalest": float(ages.max()), "busy ms": busy})
     return pd.DataFrame(rows)
 
 
