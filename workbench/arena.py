@@ -14,6 +14,8 @@ class Trained(Protocol):
 
     parameters: Tensor
     gradients: Tensor
+    updated: Tensor
+    """Where updated parameters go; often `parameters` itself."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Arena:
         self._slots: list[_Slot] = []
         lengths = [sum(t.numel() for _, t in part) for part in (trainable, frozen, buffers)]
         self.state: Tensor = torch.empty(sum(lengths), dtype=dtype, device=device)
-        self.parameters = self.state[: lengths[0]]
+        self.parameters = self.updated = self.state[: lengths[0]]
         self.buffers = self.state[lengths[0] + lengths[1] :]
         self.gradients = torch.zeros(lengths[0], dtype=dtype, device=device)
         start = 0

@@ -25,7 +25,7 @@ class SGD:
         self.velocity: Tensor | None = None
 
     def step(self, trained: Trained, learning_rate: float, gathered: bool = False) -> None:
-        """One update of `trained.parameters`, in place. `gathered`: momentum is in the gradient already."""
+        """One update; the gradient may change. `gathered`: momentum is in it already."""
         gradient = trained.gradients
         if self.momentum and self.velocity is None:
             self.velocity = torch.zeros_like(trained.parameters)
@@ -37,4 +37,4 @@ class SGD:
                 gradient.add_(trained.parameters, alpha=self.weight_decay)
             if self.velocity is not None:
                 gradient = self.velocity.mul_(self.momentum).add_(gradient)
-        trained.parameters.add_(gradient, alpha=-learning_rate)
+        torch.add(trained.parameters, gradient, alpha=-learning_rate, out=trained.updated)

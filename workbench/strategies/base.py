@@ -115,6 +115,9 @@ class Server:
     def __init__(self, comm: Communicator, worker: Worker) -> None:
         self.comm, self.worker = comm, worker
 
+    def settle(self) -> None:
+        """Bring the centre, as it is now, to where it lies in `worker.arena`; after `serve` it is there."""
+
     def serve(self) -> Iterator[Update]:
         """Answer the workers until the last of them is done; yields after every update, which is recorded then. Moves `worker.step` on."""
         raise NotImplementedError

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, NamedTuple, final
 
 import numpy as np
 
-from workbench.comm.base import ANY, Array, Communicator, Request
+from workbench.comm.base import ANY, Communicator, Request
 from workbench.comm.network import Network
 from workbench.comm.staging import Staged
 from workbench.errors import PeerLost
@@ -101,9 +100,7 @@ class Client:
         self._read.store()
 
 
-@final
-@dataclass(frozen=True)
-class Word:
+class Word(NamedTuple):
     """What a worker says of the content that it sends."""
 
     worker: int
@@ -116,25 +113,41 @@ class Word:
 
 @final
 class Part:
-    """Parameters of a part of the centre, and their gradients: what an optimizer updates."""
+    """Parameters of a part of the centre, their gradients, and where the updated ones go: what an optimizer works on."""
 
-    def __init__(self, parameters: Tensor, gradients: Tensor) -> None:
-        self.parameters, self.gradients = parameters, gradients
+    def __init__(self, parameters: Tensor, gradients: Tensor, updated: Tensor) -> None:
+        self.parameters, self.gradients, self.updated = parameters, gradients, updated
+
+
+@final
+class Edition:
+    """A centre in memory, and the sends that still read it."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor, self.staged = tensor, Staged(tensor)
+        self.readers: list[Request] = []
 
 
 @final
 class Centre:
-    """A server's side: one part of the centre, in place in its arena."""
+    """A server's side: one part of the centre.
+
+    What was sent to a worker must stay as it is until the worker has it, and nobody waits for that: while a send reads the centre, the next one is
+    written beside it. So an answer copies nothing, and there are as many centres in memory as are being read, and one.
+    """
 
     def __init__(self, comm: Communicator, worker: Worker, workers: Sequence[int], servers: int) -> None:
         self.comm, self.worker, self.workers = comm, worker, workers
         arena: Arena = worker.arena
         part = part_of(arena.state.numel(), servers, worker.index)
-        self.state: Tensor = arena.state[part]
-        """The part, parameters first; what comes behind `trained` is frozen or a batch-norm statistic."""
-        self.content = Staged(self.state.new_zeros(self.state.shape))
+        self._home: Tensor = arena.state[part]
+        self._editions = [Edition(self._home)]
+        self._editions[0].staged.fetch()
+        self.content = Staged(self._home.new_zeros(self._home.shape))
         """What a worker has brought, once it was taken."""
+        self.length = self._home.numel()
         self.trained = max(0, min(part.stop, arena.parameters.numel()) - part.start)
+        """So many of its numbers are trained parameters; behind them come frozen ones and batch-norm statistics."""
         self.version = 0
         """Updates of the centre so far."""
         self.clocks: Counter[int] = Counter()
@@ -143,7 +156,38 @@ class Centre:
         """Workers that may still bring something."""
         self._word = np.zeros(3)
         self._staleness: Counter[int] = Counter()
-        self._answers: list[tuple[Staged, Array, tuple[Request, ...]]] = []
+
+    @property
+    def share(self) -> float:
+        """Of the whole centre."""
+        return self.length / int(self.worker.arena.state.numel())
+
+    @property
+    def state(self) -> Tensor:
+        """The part as it is now, shape (n,); not to be written."""
+        return self._editions[0].tensor
+
+    def successor(self) -> Tensor:
+        """Where the next centre is to be written before `replace`: in place where nobody reads this one any more."""
+        for index, edition in enumerate(self._editions):
+            if not edition.readers or self.comm.test(*edition.readers):
+                edition.readers.clear()
+                self._next = index
+                return edition.tensor
+        self._editions.append(Edition(self._home.new_zeros(self._home.shape)))
+        self._next = len(self._editions) - 1
+        return self._editions[-1].tensor
+
+    def replace(self) -> None:
+        """The successor is the centre from now on."""
+        self._editions.insert(0, self._editions.pop(self._next))
+        self._editions[0].staged.fetch()
+        self.version += 1
+
+    def settle(self) -> None:
+        """Bring the part to where it lies in the arena."""
+        if self.state is not self._home:
+            self._home.copy_(self.state)
 
     def words(self) -> Iterator[Word | None]:
         """What workers announce, in the order of arrival, until all are done; None when one has left. Then all get the last centre."""
@@ -153,8 +197,8 @@ class Centre:
         while self.present:
             index = comm.wait_any(hearing, *(leaving[worker] for worker in self.present))
             if index == 0:
-                step, version, rate = self._word
-                word = Word(hearing.source, int(step), int(version), float(rate))
+                step, version, rate = self._word.tolist()
+                word = Word(hearing.source, int(step), int(version), rate)
                 hearing = comm.irecv(self._word, ANY, WORD)
                 self.worker.step = max(self.worker.step, word.step + 1)
                 yield word
@@ -165,7 +209,8 @@ class Centre:
         for worker in self.workers:
             if not leaving[worker].lost:
                 self.answer(worker)
-        comm.wait(*(request for *_, requests in self._answers for request in requests))
+        comm.wait(*(reader for edition in self._editions for reader in edition.readers))
+        self.settle()
 
     def take(self, word: Word) -> bool:
         """Receive what was announced into `content`; False if the worker died on the way."""
@@ -175,23 +220,13 @@ class Centre:
         return not receiving.lost
 
     def applied(self, word: Word, version: int) -> Update:
-        """Note that what was announced is in the centre, which was at `version` before."""
+        """Note that what was announced goes into the centre of this version."""
         self.clocks[word.worker] += 1
         staleness = self._staleness[word.worker] = version - word.version
         return Update(word.worker, version, self.clocks[word.worker], staleness)
 
-    def answer(self, worker: int) -> None:
-        """Send a worker a copy of the centre as it is now."""
-        copy, read = self._free()
-        copy.tensor.copy_(self.state)
-        copy.fetch()
-        read[:] = self.version, self._staleness[worker]
-        self._answers.append((copy, read, (self.comm.isend(copy.host, worker, ANSWER), self.comm.isend(read, worker, READ))))
-
-    def _free(self) -> tuple[Staged, Array]:
-        """A copy that has arrived, or a new one."""
-        for index, (copy, read, requests) in enumerate(self._answers):
-            if self.comm.test(*requests):
-                del self._answers[index]
-                return copy, read
-        return Staged(self.state.new_zeros(self.state.shape)), np.zeros(2, np.int64)
+    def answer(self, worker: int, version: int | None = None) -> None:
+        """Send a worker the centre as it is now, and its version; another one if the worker knows of an update that is still to come."""
+        edition = self._editions[0]
+        read = np.array((self.version if version is None else version, self._staleness[worker]))
+        edition.readers += [self.comm.isend(edition.staged.host, worker, ANSWER), self.comm.isend(read, worker, READ)]

@@ -83,7 +83,7 @@ class Elastic(Strategy):
         pull = self.pull_on(worker.workers)
         if not self.server:
             return Symmetric(comm.channel(0), worker, pull, self.every, self.momentum)
-        return OneByOne(Client(comm.channel(0), worker, [comm.size - 1]), pull, self.every, self.momentum)
+        return OneByOne(Client(comm.channel(0), worker, [comm.size - 1], worker.arena.state), pull, self.every, self.momentum)
 
     def serving(self, comm: Communicator, worker: Worker) -> Server:
         """Collective. The live side of the server."""
@@ -147,7 +147,7 @@ class Tied(Exchange):
 
 @final
 class OneByOne(Tied):
-    """A worker that meets a centre on servers."""
+    """A worker that meets a centre on servers; its client brings the state of its arena."""
 
     def __init__(self, client: Client, pull: float, every: int, momentum: float) -> None:
         super().__init__(client.comm, client.worker, every, momentum)
@@ -156,10 +156,8 @@ class OneByOne(Tied):
 
     def meet(self) -> None:
         """Bring x, read the centre as it was, move towards it."""
-        state = self.worker.arena.state
-        self.client.brought.copy_(state)
         self.staleness = self.client.exchange()
-        state.lerp_(self.client.centre, self.pull)
+        self.worker.arena.state.lerp_(self.client.centre, self.pull)
 
     def finish(self) -> None:
         """And take the last centre, which is the answer; this worker's own model stays its own."""
@@ -196,15 +194,21 @@ class Meeting(Server):
 
     def __init__(self, centre: Centre, pull: Callable[[int], float]) -> None:
         super().__init__(centre.comm, centre.worker)
-        self.centre, self.pull = centre, pull
+        self.centre, self.pull, self.share = centre, pull, centre.share
+
+    def settle(self) -> None:
+        """As the centre does."""
+        self.centre.settle()
 
     def serve(self) -> Iterator[Update]:
         """One update per message; the worker is sent the centre as it was before."""
+        import torch
+
         centre = self.centre
         for word in centre.words():
             if word is not None and centre.take(word):
-                centre.version += 1
-                update = centre.applied(word, centre.version - 1)
-                centre.answer(word.worker)
-                centre.state.lerp_(centre.content.tensor, self.pull(word.worker))
+                update = centre.applied(word, centre.version)
+                centre.answer(word.worker, centre.version + 1)
+                torch.lerp(centre.state, centre.content.tensor, self.pull(word.worker), out=centre.successor())
+                centre.replace()
                 yield update

@@ -155,7 +155,8 @@ class Grouped(Exchange):
         self.client: Gradients | OneByOne | None = None
         self.centre = arena.spare().copy_(arena.state)
         if self.within.rank == 0:
-            client = Client(outside, worker, range(workers, comm.size), centre=self.centre)
+            brought = arena.state if self.pull is not None else None
+            client = Client(outside, worker, range(workers, comm.size), brought, self.centre)
             self.client = Gradients(client, interval) if self.pull is None else OneByOne(client, self.pull, interval, 0.0)
         self.read, self.state = Staged(self.centre), Staged(arena.state)
         self.told = np.zeros(1)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import TYPE_CHECKING, Literal, final
 
 from workbench.comm.base import Communicator
 from workbench.comm.network import Network
 from workbench.options import option
 from workbench.strategies.base import Exchange, Role, Server, Strategy, Update, Worker
 from workbench.strategies.centre import Centre, Client, Part, Word, check_servers, exchange_seconds, workers_first
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @final
@@ -156,15 +159,25 @@ class Keeping(Server):
 
     def __init__(self, centre: Centre, update: str) -> None:
         super().__init__(centre.comm, centre.worker)
-        self.centre, self.of_gradients = centre, update == "server"
-        self.share = centre.state.numel() / centre.worker.arena.state.numel()
+        self.centre, self.of_gradients, self.share = centre, update == "server", centre.share
 
-    def apply(self, brought: Part, learning_rate: float) -> None:
-        """Move the parameters."""
+    def settle(self) -> None:
+        """As the centre does."""
+        self.centre.settle()
+
+    def apply(self, brought: Tensor, learning_rate: float, weight: float) -> None:
+        """The next centre: its parameters moved, its batch-norm statistics a mean in which those that were brought have that weight."""
+        import torch
+
+        centre, now, new = self.centre, self.centre.state, self.centre.successor()
+        if (cut := centre.trained) < centre.length:
+            torch.lerp(now[cut:], brought[cut:], weight, out=new[cut:])
+            now, brought, new = now[:cut], brought[:cut], new[:cut]
         if self.of_gradients:
-            self.worker.optimizer.step(brought, learning_rate)
+            self.worker.optimizer.step(Part(now, brought, new), learning_rate)
         else:
-            brought.parameters.add_(brought.gradients)
+            torch.add(now, brought, out=new)
+        centre.replace()
 
 
 @final
@@ -177,16 +190,11 @@ class AtOnce(Keeping):
 
     def serve(self) -> Iterator[Update]:
         """One update per message."""
-        centre, content = self.centre, self.centre.content.tensor
-        brought = Part(centre.state[: centre.trained], content[: centre.trained])
-        others, come = centre.state[centre.trained :], content[centre.trained :]
+        centre = self.centre
         held: list[int] = []
         for word in centre.words():
             if word is not None and centre.take(word):
-                self.apply(brought, word.learning_rate)
-                if others.numel():  # batch-norm statistics: a running mean over what the workers have
-                    others.lerp_(come, 1 / len(centre.workers))
-                centre.version += 1
+                self.apply(centre.content.tensor, word.learning_rate, 1 / len(centre.workers))
                 yield centre.applied(word, centre.version - 1)
                 held.append(word.worker)
             slowest = min((centre.clocks[worker] for worker in centre.present), default=math.inf)
@@ -215,9 +223,7 @@ class Together(Keeping):
                 centre.take(words[worker])
                 total.add_(content.tensor)
             total.div_(len(words))
-            self.apply(Part(centre.state[: centre.trained], total[: centre.trained]), word.learning_rate)
-            centre.state[centre.trained :].copy_(total[centre.trained :])
-            centre.version += 1
+            self.apply(total, word.learning_rate, 1.0)
             for worker in centre.workers:
                 yield centre.applied(words[worker], centre.version - 1)
             for worker in centre.workers:

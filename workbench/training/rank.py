@@ -277,9 +277,11 @@ class RankRun:
         whole = len(servers) == 1 and servers[0] not in gone
         if self.comm.rank != (servers[0] if whole else min(set(workers) - gone or workers)):
             return
-        if self.exchange is not None:
-            if self.exchange.centre is None:
-                return
+        if self.server is not None:
+            self.server.settle()
+        elif self.exchange is None or self.exchange.centre is None:
+            return
+        else:
             self.arena.state.copy_(self.exchange.centre)
         with contextlib.suppress(OSError):  # a full disk: why the run ended matters more
             path = save_model(self.folder, "centre", self.module, self.worker.step)
