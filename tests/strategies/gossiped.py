@@ -168,22 +168,28 @@ class Push(Pushed):
 
 @final
 class PushSum(Pushed):
-    """x_i <- (a_i x_i + a_j x_j) / (a_i + a_j). Of the numerator a gradient moves W a_i x_i by eta g."""
+    """x_i <- (a_i x_i + a_j x_j) / (a_i + a_j). Of the numerator a gradient moves W a_i x_i by eta g, and a_i >= 1/(4W) while i trains."""
 
     def __init__(self, size: int, gradients: bool = True, numerator: bool = False) -> None:
         super().__init__(size, gradients)
         self.numerator = numerator
         self.a = [1 / size] * size
+        self.least = 1 / size
+        """The smallest weight that a rank has taken a step with."""
+        self.withheld = [0] * size
         self.total = np.sum(self.x, axis=0) / size
 
     def hear(self, exchange: Any, rank: int) -> None:
         def push(peer: int) -> None:
-            self.a[rank] /= 2
-            self.put(rank, peer, self.a[rank])
+            half = self.a[rank] / 2
+            goes = min(half, self.a[rank] - 1 / (4 * self.size)) if self.numerator and not exchange.ended else half
+            self.withheld[rank] += goes == 0
+            self.a[rank] -= goes
+            self.put(rank, peer, goes)
 
         def mix(model: Any, weight: float) -> None:
             x, a = self.arrived(rank, model)
-            assert weight == a
+            assert abs(weight - a) < 1e-15
             self.x[rank] = (self.a[rank] * self.x[rank] + a * x) / (self.a[rank] + a)
             self.a[rank] += a
 
@@ -195,6 +201,7 @@ class PushSum(Pushed):
 
     def updated(self, rank: int, step: FloatArray) -> None:
         share = 1 / self.size if self.numerator else self.a[rank]
+        self.least = min(self.least, self.a[rank])
         self.total = self.total - share * step
         super().updated(rank, step * share / self.a[rank])
 

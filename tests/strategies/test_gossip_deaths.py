@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.strategies.world import worker_of
+from tests.strategies.world import RATE, worker_of
 from workbench.comm.base import ANY
 from workbench.strategies import Gossip
 from workbench.strategies.gossiping import MODEL, REPLY, WORD
@@ -131,6 +131,38 @@ def test_what_was_under_way_is_forgotten_and_only_the_living_are_talked_to(mode:
     assert exchange.worker.arena.state.equal(before)
     if mode == "push-sum":
         assert exchange.weight == 1 / 12, "half of it is gone with the dead, half of the rest is on its way"
+
+
+def test_in_gradient_push_the_weight_of_the_dead_makes_no_step_longer() -> None:
+    """Until the rank knows, it keeps a quarter of a fair share, and a step is eta / (W a); then its steps are eta, and pushes take half again."""
+    stage = Stage()
+    exchange = Gossip(mode="push-sum", gradient="numerator").exchange(stage, worker_of(stage, same_start=False))  # type: ignore[arg-type]
+
+    def moved() -> float:
+        before = exchange.worker.arena.state.clone()
+        exchange.worker.arena.gradients.fill_(1.0)
+        exchange.update()
+        (length,) = {round(float(moved), 5) for moved in before - exchange.worker.arena.state}
+        return length
+
+    assert moved() == pytest.approx(RATE)
+    for peer, weight in ((1, 1 / 6), (2, 1 / 12)):
+        exchange.push(peer)
+        assert exchange.weight == pytest.approx(weight)
+    assert moved() == pytest.approx(4 * RATE)
+    stage.come(2, REPLY, [0.0, 0.0])
+    exchange.look(0.0)
+    exchange.push(2)
+    assert stage.sent(WORD)[-1].buffer[1] == 0
+    assert exchange.weight == pytest.approx(1 / 12), "as often as it may push"
+    assert exchange.counts == {"pushes without weight": 1}
+    stage.die(1)
+    stage.come(2, REPLY, [0.0, 0.0])
+    exchange.look(0.0)
+    assert moved() == pytest.approx(RATE)
+    exchange.push(2)
+    assert exchange.weight == pytest.approx(1 / 24)
+    assert moved() == pytest.approx(RATE)
 
 
 @pytest.mark.parametrize("mode", MODES)

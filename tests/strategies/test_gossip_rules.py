@@ -55,6 +55,18 @@ def test_in_gradient_push_a_gradient_counts_the_same_whatever_the_weight(size: i
     assert near(oracle.total, np.mean([start_of(rank) for rank in range(size)], axis=0) - moved)
 
 
+@pytest.mark.parametrize("topology", ["random", "exponential"])
+def test_in_gradient_push_no_step_is_longer_than_four(topology: str) -> None:
+    """One rank is twenty times faster than the others, and pushes to all of them before it hears of any."""
+    oracle = PushSum(6, numerator=True)
+    strategy = Gossip(mode="push-sum", topology=topology, gradient="numerator")
+    _, exchanges = play(strategy, 6, lambda rank: 80 if rank == 0 else 4, watch=oracle.watch, seconds=lambda rank: 1e-3 if rank == 0 else 2e-2)
+    oracle.over()
+    assert 6 * oracle.least == pytest.approx(1 / 4, abs=1e-12), "at every step at least that, and the race comes to it"
+    assert [exchange.counts["pushes without weight"] for exchange in exchanges] == oracle.withheld
+    assert oracle.withheld[0] > 0
+
+
 @pytest.mark.parametrize("speeds", SPEEDS)
 @pytest.mark.parametrize("size", [2, 3, 8])
 def test_pairs_keep_the_sum_of_all_but_for_gradients(size: int, speeds: str) -> None:

@@ -20,11 +20,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 """Of jobs whose defaults do not suit a strategy."""
 
-LEFT_OUT = {"gossip, gradient push"}
-"""A rank that has pushed away nearly all its weight takes steps that are as many times too long; nothing bounds this where ranks do not wait."""
 
-
-@pytest.mark.parametrize("name", [name for name in EVERY if name not in LEFT_OUT])
+@pytest.mark.parametrize("name", EVERY)
 def test_the_digits_are_learned(name: str, cluster4: Cluster) -> None:
     strategy = EVERY[name]
     job = Job(strategy=strategy, **{"epochs": 10, "batch_size": 16, "seed": 2, **OPTIONS.get(name, {})})

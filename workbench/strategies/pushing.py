@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 import numpy as np
 
@@ -12,6 +12,10 @@ from workbench.strategies.gossiping import BACK, MODEL, REPLY, WORD, Gossiping, 
 
 if TYPE_CHECKING:
     from workbench.strategies.gossip import Gossip
+
+
+LEAST: Final = 1 / 4
+"""Of a fair share 1/W: what a rank that moves its numerator keeps of its weight."""
 
 
 class Pushing(Gossiping):
@@ -145,8 +149,13 @@ class PushingWeights(Pushing):
     gradient push (Assran, Loizou, Ballas and Rabbat, 2019) the numerator W a_i x_i moves by eta g, whatever the weight: x_i moves by
     eta g / (W a_i).
 
-    A rank that has ended pushes no more: whoever pushes to it gets half of its weight back, with its model. Otherwise the last ranks to train
-    would be left with no weight.
+    Gradient push differs from theirs in two things. Their ranks wait for each other, which bounds the weights from below; here a rank could push
+    nearly all of its weight away before it runs again. So a push takes no more along than leaves 1/(4W): no step is longer than 4 eta g, sums and
+    means stay as they are. And once a rank knows of a death, by which weights of a sum that nobody knows are left, it goes on as in
+    GOSGD: its steps are eta g, and its pushes take half.
+
+    A rank that has ended pushes no more: whoever pushes to it, be it without weight, gets half of its weight back, with its model. Otherwise
+    the last ranks to train would be left with no weight.
     """
 
     def __init__(self, strategy: Gossip, comm: Communicator, worker: Worker) -> None:
@@ -154,10 +163,15 @@ class PushingWeights(Pushing):
         self.numerator = strategy.gradient == "numerator"
         self.weight = 1 / comm.size
 
+    @property
+    def moves_numerator(self) -> bool:
+        """Whether the gradients of this rank count the same whatever its weight."""
+        return self.numerator and not self.comm.lost
+
     def update(self) -> None:
         """Of the numerator: with the rate over W a_i."""
         worker = self.worker
-        scale = self.comm.size * self.weight if self.numerator else 1.0
+        scale = self.comm.size * self.weight if self.moves_numerator else 1.0
         worker.optimizer.step(worker.arena, worker.learning_rate() / scale)
 
     @property
@@ -166,9 +180,12 @@ class PushingWeights(Pushing):
         return self.ended
 
     def share(self) -> float:
-        """a_i <- a_i / 2; the other half goes."""
-        self.weight /= 2
-        return self.weight
+        """a_i <- a_i / 2, or the least that this rank takes steps with; the rest goes."""
+        least = LEAST / self.comm.size if self.moves_numerator and not self.ended else 0.0
+        before, self.weight = self.weight, max(self.weight / 2, least)
+        if self.weight == before:
+            self.counts["pushes without weight"] += 1
+        return before - self.weight
 
     def mix(self, model: Any, weight: float) -> None:
         """The weighted mean."""
