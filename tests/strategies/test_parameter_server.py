@@ -91,7 +91,7 @@ def by_numpy(strategy: ParameterServer, updates: list[Update], workers: int, cen
 
 
 OF_ONE_SERVER = [
-    ParameterServer(mode=mode, update=update, every=every, staleness=1)
+    ParameterServer(mode=mode, update=update, every=every, staleness=1 if mode == "stale" else None)
     for mode, update, every in [
         ("async", "server", 1),
         ("async", "server", 3),
@@ -188,7 +188,12 @@ def test_workers_that_end_early_do_not_hold_the_others() -> None:
 def test_the_declared_cost_is_the_time_on_the_wire(size: int) -> None:
     """Virtual seconds of exchanges between workers that do not compute, up to the start, in which not all links are busy yet."""
     strategies: list[Strategy] = [
-        *(ParameterServer(mode=mode, servers=servers, staleness=0) for mode in ("async", "sync", "stale") for servers in (1, 2) if servers < size),
+        *(
+            ParameterServer(mode=mode, servers=servers, staleness=0 if mode == "stale" else None)
+            for mode in ("async", "sync", "stale")
+            for servers in (1, 2)
+            if servers < size
+        ),
         Elastic(every=1),
     ]
     for strategy in strategies:
@@ -223,7 +228,9 @@ def test_words_for_bad_options() -> None:
         ParameterServer(servers=3).check(3)
     with pytest.raises(ValueError, match="mode must be one of 'async', 'sync', 'stale', got 'asyn'"):
         ParameterServer(mode="asyn")
-    with pytest.raises(ValueError, match="staleness must be a whole number of at least 0, got -1"):
+    with pytest.raises(ValueError, match="staleness must be a whole number of at least 0 or None, got -1"):
         ParameterServer(staleness=-1)
+    with pytest.raises(ValueError, match=r"ParameterServer\(staleness=0\): staleness is for mode='stale', got mode='async'"):
+        ParameterServer(staleness=0)
     with pytest.raises(ValueError, match="servers must be a whole number of at least 1, got 0"):
         ParameterServer(servers=0)

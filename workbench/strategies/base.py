@@ -152,6 +152,15 @@ class Strategy(Options, ABC):
         """Whether `bucket_ready` is called while backward computes (wait-free backprop), or at its end."""
         return False
 
+    @property
+    def own(self) -> tuple[str, ...]:
+        """Fields of a job that this strategy does not use, since it has an option of its own for them."""
+        return ()
+
+    def caution(self, workers: int, momentum: float) -> str:
+        """What whoever starts a job with so many workers and that momentum should know; empty: nothing."""
+        return ""
+
     def check(self, size: int) -> None:
         """Raise a ValueError, naming what does work, where this strategy does not run on `size` ranks."""
 

@@ -48,6 +48,8 @@ def exchange_seconds(nbytes: float, workers: int, servers: int, network: Network
     Where nobody waits, the W B/S that pass the link of each server, in and out at the same time, may take longer than that.
     Where the answers wait for the last worker (`together`), its way there comes after those of the others.
     """
+    if workers < 1:
+        return 0.0
     part = nbytes / servers / network.bandwidth
     alone = 2 * network.latency + nbytes / network.bandwidth + part
     return alone + (workers - 1) * part if together else max(alone, workers * part)

@@ -14,6 +14,8 @@ from workbench.strategies.base import Exchange, Role, Server, Strategy, Update, 
 from workbench.strategies.centre import Centre, Client, check_servers, exchange_seconds, workers_first
 from workbench.wires import Float32
 
+PULL = 0.5
+"""By default, of each worker and the centre on a server (Ma, Mao and Taylor, 2016)."""
 BETA = 0.9
 """Of the symmetric form by default: what all workers together pull the centre by (Zhang, Choromanska and LeCun, 2015)."""
 
@@ -26,7 +28,8 @@ class Elastic(Strategy):
     With a server, the last rank, one worker at a time, as in Theano-MPI (Ma, Mao and Taylor, 2016): x_i <- x_i - a (x_i - x~) and
     x~ <- x~ + a (x_i - x~), both from the values before. Nobody waits for other workers; per exchange one model there and one back.
     Without one, the symmetric synchronous form: all move at the same step, x~ <- x~ + a sum_i (x_i - x~), every worker with a copy
-    of the centre of its own; per exchange one all-reduce. With `momentum`, EAMSGD: v <- d v - eta g(x + d v), x <- x + v.
+    of the centre of its own; per exchange one all-reduce. With `momentum`, EAMSGD: v <- d v - eta g(x + d v), x <- x + v; between two steps a
+    worker's parameters are x + d v, where the next gradient is taken, so that is what its sketches and its own validations are of.
     """
 
     pull: float | None = option(
@@ -46,6 +49,11 @@ class Elastic(Strategy):
     def lockstep(self) -> bool:
         """Only without a server."""
         return not self.server
+
+    @property
+    def own(self) -> tuple[str, ...]:
+        """EAMSGD's momentum."""
+        return ("momentum",) if self.momentum else ()
 
     @property
     def period(self) -> int:
@@ -76,7 +84,7 @@ class Elastic(Strategy):
 
     def pull_on(self, workers: int) -> float:
         """The pull between one worker and the centre."""
-        return self.pull if self.pull is not None else 0.5 if self.server else BETA / workers
+        return self.pull if self.pull is not None else PULL if self.server else BETA / workers
 
     def exchange(self, comm: Communicator, worker: Worker) -> Exchange:
         """Collective. The live side of one worker."""
@@ -94,7 +102,7 @@ class Elastic(Strategy):
         """With a server models there and back, without one an all-reduce."""
         if not self.server:
             return Ring().seconds(nbytes, size, network) / self.every
-        return exchange_seconds(nbytes, size - 1, 1, network, together=False) / self.every if size > 1 else 0.0
+        return exchange_seconds(nbytes, size - 1, 1, network, together=False) / self.every
 
 
 class Tied(Exchange):

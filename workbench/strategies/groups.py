@@ -16,7 +16,7 @@ from workbench.comm.staging import Staged
 from workbench.options import option
 from workbench.strategies.base import Exchange, Role, Server, Strategy, Worker
 from workbench.strategies.centre import Centre, Client, check_servers, exchange_seconds, part_of, workers_first
-from workbench.strategies.elastic import Elastic, Meeting, OneByOne
+from workbench.strategies.elastic import PULL, Meeting, OneByOne
 from workbench.strategies.parameter_server import AtOnce, Gradients, Together
 from workbench.strategies.synchronous import Synchronous
 
@@ -102,7 +102,7 @@ class Groups(Strategy):
 
     def pull_of(self, group: int, workers: int) -> float:
         """Between a group and the centre."""
-        return min(1.0, (Elastic().pull_on(workers) if self.pull is None else self.pull) * self.share(group, workers))
+        return min(1.0, (PULL if self.pull is None else self.pull) * self.share(group, workers))
 
     def exchange(self, comm: Communicator, worker: Worker) -> Exchange:
         """Collective. The live side of one worker."""

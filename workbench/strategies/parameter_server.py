@@ -16,6 +16,9 @@ from workbench.strategies.centre import Centre, Client, Part, Word, check_server
 if TYPE_CHECKING:
     from torch import Tensor
 
+STALENESS = 3
+"""Of mode stale, by default."""
+
 
 @final
 @dataclass(frozen=True)
@@ -26,6 +29,9 @@ class ParameterServer(Strategy):
     share in W: W workers take W steps). `sync`: the mean of all workers, applied once. `stale`: as async, but a worker that is more than
     `staleness` clocks ahead of the slowest waits for it (stale-synchronous; Ho et al., 2013; Xing et al., "Petuum", 2015). A clock is an exchange.
 
+    Where nobody waits for all, W workers move the centre W times as often and with old gradients, which acts like momentum (Mitliagkas et al.,
+    2016): what a synchronous run bears (rate 0.1, momentum 0.9) may not learn at all. No momentum, or the rate over W, is the cure.
+
     `update="server"`: the job's optimizer runs on the servers, and `every` mini-batches make one gradient, at the parameters last read.
     `update="worker"`: workers make `every` steps with optimizers of their own and bring the sum of these, which is added to the
     centre, as in Theano-MPI's ASGD (Ma, Mao and Taylor, 2016). Messages per exchange and server: two there, two back; one model each way.
@@ -35,9 +41,21 @@ class ParameterServer(Strategy):
     mode: Literal["async", "sync", "stale"] = option(
         "async", choices=("async", "sync", "stale"), help="who waits: nobody, all for all, or who is too far ahead of the slowest"
     )
-    staleness: int = option(3, minimum=0, unit="clocks", help="of mode stale: how far a worker may be ahead of the slowest")
+    staleness: int | None = option(
+        None, minimum=0, unit="clocks", help="of mode stale: how far ahead of the slowest a worker may be and still go on; None: 3"
+    )
     update: Literal["server", "worker"] = option("server", choices=("server", "worker"), help="where the optimizer runs")
     every: int = option(1, minimum=1, unit="steps", help="mini-batches between two exchanges")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.staleness is not None and self.mode != "stale":
+            raise ValueError(f"ParameterServer(staleness={self.staleness}): staleness is for mode='stale', got mode={self.mode!r}")
+
+    @property
+    def bound(self) -> float:
+        """Clocks that a worker may be ahead of the slowest, of modes that apply at once."""
+        return math.inf if self.mode == "async" else STALENESS if self.staleness is None else self.staleness
 
     @property
     def lockstep(self) -> bool:
@@ -53,6 +71,12 @@ class ParameterServer(Strategy):
     def outlives(self) -> bool:
         """A worker that has died is not waited for, unless all wait for all."""
         return self.mode != "sync"
+
+    def caution(self, workers: int, momentum: float) -> str:
+        """Of gradients that are applied one by one."""
+        if self.mode == "sync" or workers < 2 or not momentum:
+            return ""
+        return f"{workers} workers move the centre one by one, like more momentum; if the loss does not fall: momentum=0, or a smaller rate"
 
     def check(self, size: int) -> None:
         """Beside the servers a worker must be left."""
@@ -75,13 +99,12 @@ class ParameterServer(Strategy):
     def serving(self, comm: Communicator, worker: Worker) -> Server:
         """Collective. The live side of one server."""
         centre = Centre(comm.channel(0), worker, range(worker.workers), self.servers)
-        bound = {"async": math.inf, "stale": self.staleness}
-        return AtOnce(centre, self.update, bound[self.mode]) if self.mode in bound else Together(centre, self.update)
+        return Together(centre, self.update) if self.mode == "sync" else AtOnce(centre, self.update, self.bound)
 
     def seconds(self, nbytes: int, size: int, network: Network) -> float:
         """Models there and back over the links of workers and servers."""
-        workers, together = size - self.servers, self.mode == "sync" or (self.mode == "stale" and self.staleness == 0)
-        return exchange_seconds(nbytes, workers, self.servers, network, together) / self.every if workers > 0 else 0.0
+        together = self.mode == "sync" or self.bound == 0
+        return exchange_seconds(nbytes, size - self.servers, self.servers, network, together) / self.every
 
 
 class Bringing(Exchange):

@@ -169,6 +169,8 @@ class RankRun:
             model_bytes=arena.state.numel() * arena.state.element_size(),
             clock_error_seconds=clock_error,
         )
+        if comm.rank == 0 and (words := strategy.caution(workers, job.momentum)):
+            self.event("warning", message=words)
         self.batches = Batches(self.split.train, shards, place.device)
 
     def _sharing(self, channel: int, numbers: Sequence[int]) -> Communicator:
