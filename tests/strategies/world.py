@@ -67,7 +67,10 @@ def play(
     strategy.check(size)
     roles = strategy.roles(size)
 
+    ends: list[Any] = []
+
     def body(comm: Communicator) -> tuple[np.ndarray | None, Any]:
+        ends.append(comm._node)  # type: ignore[attr-defined]
         worker = worker_of(comm, same_start, roles=roles, **sgd)
         if roles[comm.rank] == "server":
             return None, list(strategy.serving(comm, worker).serve())
@@ -91,4 +94,5 @@ def play(
         return np.stack(states), watched
 
     results = VirtualWorld(size, NETWORK).run(body)
+    assert not [end.seat.rank for end in ends if end.open], "after finish a rank still waits for a message that nobody will send"
     return [states for states, _ in results if states is not None], [watched for _, watched in results]
