@@ -44,7 +44,8 @@ def test_what_a_rank_sends_takes_its_time_on_the_link(over: Over, strategy: Sync
         mine = rows[rows["rank"] == rank]
         assert mine["bytes_sent"].sum() > 0
         if isinstance(strategy, Synchronous):  # never faster than the link; gossip does not wait for what it sends
-            assert np.all(mine["exchange_seconds"] + mine["hidden_seconds"] >= mine["bytes_sent"] / 12.5e6)
+            told = mine["exchange_seconds"] + mine["hidden_seconds"]  # with overlap, what training does for the exchange itself is in its compute
+            assert np.all(told >= (0.95 if strategy.overlap else 1.0) * mine["bytes_sent"] / 12.5e6)
 
 
 def test_the_network_belongs_to_the_run_and_not_to_the_ranks(over: Over) -> None:

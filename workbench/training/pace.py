@@ -19,9 +19,10 @@ class Pace:
 
     def __init__(self, faults: Sequence[Fault], recorder: Recorder, wait: Callable[[float], None]) -> None:
         self._recorder, self._wait = recorder, wait
-        self._slow = next((fault for fault in faults if isinstance(fault, Slow) and fault.rank == recorder.rank), None)
-        if self._slow is not None:
-            recorder.event("fault", 0, message=self._slow.words)
+        mine = [fault for fault in faults if fault.rank == recorder.rank]
+        for fault in mine:
+            recorder.event("fault", 0, message=fault.words)
+        self._slow = next((fault for fault in mine if isinstance(fault, Slow)), None)
         self._owed = 0.0
         recorder.restart()
         self._since = recorder.seconds()
