@@ -17,7 +17,7 @@ NOBODY: frozenset[int] = frozenset()
 
 
 def to_the_left(index: int, workers: int, round: int) -> int:
-    return (index - 1) % workers
+    return index - 1
 
 
 def tens(index: int, workers: int, round: int) -> tuple[np.int64, ...]:
@@ -26,7 +26,7 @@ def tens(index: int, workers: int, round: int) -> tuple[np.int64, ...]:
 
 
 def nonsense(index: int, workers: int, round: int) -> Any:
-    return [index, workers, -1, "1", None, 1.0, [1, 1.5], True][round]
+    return [index, index + workers, index - workers, "1", None, 1.0, [1, 1.5], True][round]
 
 
 def drawn(topology: str, index: int, workers: int, rounds: int = 64) -> list[int | None]:
@@ -70,12 +70,12 @@ def test_a_users_own_function(tmp_path: Path) -> None:
     assert Job(strategy=Gossip()).modules(tmp_path) == {}
 
 
-@pytest.mark.parametrize(("round", "shown"), list(enumerate(["2", "5", "-1", "'1'", "None", "1.0", "[1, 1.5]", "True"])))
+@pytest.mark.parametrize(("round", "shown"), list(enumerate(["2", "7", "-3", "'1'", "None", "1.0", "[1, 1.5]", "True"])))
 def test_words_for_nonsense(round: int, shown: str) -> None:
     with pytest.raises(ValueError, match="it must give the index of another worker") as error:
         Neighbours(f"{__name__}:nonsense", 2, 5).draw(round, np.random.default_rng(0), NOBODY)
     assert f"nonsense' gave {shown} for index 2 of 5 workers in round {round}; " in str(error.value)
-    assert "a whole number in [0, 4] and not 2 itself, or several of them" in str(error.value)
+    assert "a whole number modulo 5, or several of them, or none: []" in str(error.value)
 
 
 def test_words_for_unknown_names() -> None:

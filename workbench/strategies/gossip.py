@@ -80,7 +80,7 @@ class Gossip(Strategy):
         return MODES[self.mode](self, comm.channel(0), worker)
 
     def seconds(self, nbytes: int, size: int, network: Network) -> float:
-        """One model per exchange and direction, of pairwise two: a worker's own, and on average another's. It travels while the
-        worker goes on, so this bounds what a step can lose to the network."""
+        """One model per exchange and direction, of pairwise two: a worker's own, and on average another's. So long its link is busy; it travels while
+        the worker goes on, which loses nothing of it without patience, and with patience also waits for its peer."""
         models = 2 if self.mode == "pairwise" else 1
         return models * network.seconds(nbytes) * self.probability / self.every if size > 1 else 0.0

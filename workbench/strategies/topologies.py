@@ -73,9 +73,9 @@ class Neighbours:
             peers = [operator.index(peer) for peer in (given if isinstance(given, Iterable) else (given,))]
         except TypeError:
             peers = [self.index]
-        if any(peer == self.index or not 0 <= peer < self.workers for peer in peers) or isinstance(given, bool):
+        if any(peer % self.workers == self.index for peer in peers) or isinstance(given, bool):
             raise ValueError(
-                f"topology {self.name!r} gave {shown(given)} for index {self.index} of {self.workers} workers in round {round}; it must "
-                f"give the index of another worker, a whole number in [0, {self.workers - 1}] and not {self.index} itself, or several of them"
+                f"topology {self.name!r} gave {shown(given)} for index {self.index} of {self.workers} workers in round {round}; it must give the "
+                f"index of another worker, a whole number modulo {self.workers}, or several of them, or none: []"
             )
         return peers
