@@ -35,7 +35,10 @@ class Slow(Fault):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.factor == 1 and self.seconds == 0:
-            raise ValueError(f"{self}: this slows nothing; factor must be above 1 or seconds above 0, got {self.factor:g} and {self.seconds:g}")
+            raise ValueError(
+                f"Slow(rank={self.rank}) slows nothing: by itself factor is 1 and seconds is 0; "
+                f"give a factor above 1 or seconds above 0, as in Slow(rank={self.rank}, factor=4)"
+            )
 
     @property
     def words(self) -> str:

@@ -86,8 +86,10 @@ COLUMNS: Final = {
     ),
     "staleness": (
         "",
-        "how old what was applied was: updates of the centre between reading it and applying what was computed with it, "
-        "or steps since a model that was mixed in was asked for; 0 where nothing of others was applied",
+        "how old what was applied was; with servers: updates of the centre between reading it and applying what was computed with it; "
+        "in gossip: steps since this rank asked for the model that it mixed in or, where another rank sent its model unasked "
+        "(push, push-sum, the side of a pair that answers), how many steps fewer the sender had done when it sent it, at least 0; "
+        "of several in one step the oldest; 0 where nothing of others was applied",
     ),
     "weight": ("", "what this rank's parameters count for in push-sum gossip; 1 elsewhere"),
     "bytes_sent": ("bytes", "payload sent by this rank in this step"),

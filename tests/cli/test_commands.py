@@ -96,6 +96,8 @@ def test_help_of_train_shows_a_job_file_that_is_one(tmp_path: Path) -> None:
 
 
 def test_options_are_those_of_the_tables() -> None:
+    said = " ".join(workbench("options", "--help").stdout.split()).lower()
+    assert all(word in said for group in GROUPS for word in group.split(" and "))
     shown = workbench("options")
     assert shown.returncode == 0, shown.stderr
     words = " ".join(shown.stdout.split())

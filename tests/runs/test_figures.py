@@ -10,15 +10,18 @@ from tests.runs.fakes import event, steps_of, validations_of, write_run
 from workbench.cluster.naming import label_of
 from workbench.collectives import Hierarchical
 from workbench.drift import DRIFT_ERROR
+from workbench.faults import Slow
 from workbench.job import Job
 from workbench.runs.compare import COMPARED, compare, table_words
+from workbench.runs.faults import faults_in
 from workbench.runs.figures import FIGURES, Figures, explained, progress, shown, summary, training_seconds
 from workbench.runs.frame import drift_frame, waiting_frame
+from workbench.runs.report import ranks_frame
 from workbench.runs.run import Run
 from workbench.runs.strategy import strategy_words
 from workbench.store import RunLog, write_json
 from workbench.strategies import Gossip, Strategy, SufficientFactors, Synchronous
-from workbench.telemetry import SKETCH, SPANS, STEPS
+from workbench.telemetry import SERVER, SKETCH, SPANS, STEPS, TRAFFIC
 from workbench.wires import TopK
 
 
@@ -28,6 +31,7 @@ def test_every_figure_from_the_records(tmp_path: Path) -> None:
     exact = {
         "status": "done",
         "strategy": "synchronous (ring, float32)",
+        "faults": "",
         "model": "mlp",
         "data": "digits",
         "ranks": 3,
@@ -280,7 +284,7 @@ def test_runs_side_by_side(tmp_path: Path) -> None:
     write_run(tmp_path / "two", ranks=4, status="stopped")
     frame = compare([one, tmp_path / "two", str(tmp_path / "one")])
     assert frame.index.tolist() == ["one", "two", "one"]
-    assert list(frame.columns) == list(COMPARED)
+    assert list(frame.columns) == [name for name in COMPARED if name not in ("faults", "servers", "updates")], "there are none"
     assert frame["ranks"].tolist() == [2, 4, 2]
     assert frame["status"].tolist() == ["done", "stopped", "done"]
     assert pd.api.types.is_float_dtype(frame["accuracy"])
@@ -290,3 +294,43 @@ def test_runs_side_by_side(tmp_path: Path) -> None:
     assert "90.0 %" in words[2]
     with pytest.raises(ValueError, match="not the folder of a run"):
         compare([tmp_path])
+
+
+def test_what_goes_wrong_and_the_servers_of_a_run_are_beside_those_without(tmp_path: Path) -> None:
+    slow = Job(faults=(Slow(rank=1, factor=4), Slow(rank=2, factor=2, seconds=0.5)))
+    write_run(tmp_path / "slow", job=slow)
+    write_run(tmp_path / "plain")
+    write_run(tmp_path / "server", job=Job(strategy="parameter-server"))
+    rows = np.zeros(1200, SERVER)
+    rows["rank"], rows["update"] = 3, np.arange(1200)
+    log = RunLog(tmp_path / "server", "rank-00003.0")
+    log.append("server", 0, rows)
+    log.close()
+
+    words = "rank 1 slowed 4x, rank 2 slowed 2x and by 0.5 s a step"
+    assert f"faults              {words}\n" in str(Run.open(tmp_path / "slow").summary())
+    assert "faults" not in str(Run.open(tmp_path / "plain").summary())
+    frame = compare([tmp_path / "slow", tmp_path / "plain"])
+    assert frame["faults"].tolist() == [words, ""]
+    assert not {"servers", "updates"} & {*frame.columns}
+
+    frame = compare([tmp_path / "slow", tmp_path / "server"])
+    assert list(frame.columns) == list(COMPARED)
+    assert frame["servers"].tolist() == [0, 1]
+    head, *cells = table_words(frame)
+    assert [row[head.index("updates")] for row in cells] == ["", "1,200"]
+
+
+def test_faults_that_this_version_does_not_know_are_their_kind(tmp_path: Path) -> None:
+    assert faults_in({"faults": [{"kind": "deaf", "rank": 2}, {"kind": "slow", "rank": 1, "factor": 0.5}, 7, {}]}) == "deaf, slow, not known"
+    assert faults_in({"faults": 3}) == faults_in({}) == ""
+
+
+def test_what_a_worker_sends_after_its_last_step_counts() -> None:
+    """Two workers and a server; 300 bytes to another and 8 to oneself follow the last step of rank 1."""
+    steps = np.concatenate([steps_of(rank, 4) for rank in range(2)])  # 1000 bytes a step
+    traffic = np.array([(0, 3, 1, 3000, 3), (0, 3, 2, 1000, 1), (1, 3, 0, 4000, 4), (1, 4, 2, 300, 3), (1, 4, 1, 8, 1), (2, 3, 0, 9999, 9)], TRAFFIC)
+    assert summary("done", {}, [], steps, validations_of(), 0, "", traffic=traffic)["bytes_per_step"] == (4000 + 4300) / 8
+    sampled = traffic[traffic["rank"] == 0][:1]  # while it goes on, it is behind
+    assert summary("running", {}, [], steps, validations_of(), 0, "", traffic=sampled)["bytes_per_step"] == 1000
+    assert ranks_frame(steps, traffic)["bytes sent per step"].tolist() == [1000, 1075]

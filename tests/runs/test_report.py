@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.runs.fakes import FakeFeed, event, source_of, steps_of, write_run
+from workbench.runs.figures import NO_TRAFFIC
 from workbench.runs.report import NEWEST_EVENTS, ranks_frame, render_report
 from workbench.runs.run import Run
 from workbench.store import RunLog, write_json
@@ -121,7 +122,7 @@ def test_a_failed_write_leaves_the_old_report(tmp_path: Path, monkeypatch: pytes
 def test_each_rank_has_its_row() -> None:
     import numpy as np
 
-    frame = ranks_frame(np.concatenate([steps_of(rank, 10) for rank in range(2)]))
+    frame = ranks_frame(np.concatenate([steps_of(rank, 10) for rank in range(2)]), NO_TRAFFIC)
     assert frame["rank"].tolist() == [0, 1]
     assert frame["samples"].tolist() == [320, 320]
     assert frame["samples/s"].tolist() == pytest.approx([640, 640], rel=1e-5)

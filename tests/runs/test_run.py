@@ -14,6 +14,7 @@ from workbench.errors import RankFailed, WorkbenchError
 from workbench.job import Job
 from workbench.runs.run import CHANGEABLE, Run
 from workbench.store import write_json
+from workbench.strategies import Elastic
 
 
 def live(folder: Path, ranks: int = 2, count: int = 100) -> tuple[Run, FakeFeed]:
@@ -99,6 +100,24 @@ def test_wrong_commands_are_refused_at_once(tmp_path: Path, call, words: str) ->
         call(run)
     assert not feed.commands
     run.close()
+
+
+def test_what_the_strategy_has_an_option_of_its_own_for_is_not_changed_in_vain(tmp_path: Path) -> None:
+    write_json(tmp_path / "job.json", Job(strategy=Elastic(momentum=0.8)).to_json())
+    feed = FakeFeed()
+    run = Run(tmp_path, feed)
+    words = r"change\(momentum=0.5\): momentum cannot be changed in this run, where that of Elastic\(momentum=0.8\).*: learning_rate, weight_decay$"
+    with pytest.raises(ValueError, match=words):
+        run.change(learning_rate=0.1, momentum=0.5)
+    run.change(weight_decay=0.5)
+    assert feed.commands == [("change", {"weight_decay": 0.5})]
+    run.close()
+    for strategy in ({"kind": "elastic", "momentum": "0.8?"}, {"kind": "spring"}, 7):  # of another version, or damaged
+        write_json(tmp_path / "job.json", {"strategy": strategy})
+        run = Run(tmp_path, feed)
+        run.change(momentum=0.5)
+        run.close()
+    assert feed.commands[1:] == [("change", {"momentum": 0.5})] * 3
 
 
 def test_what_can_be_changed_is_what_the_ranks_can_change() -> None:

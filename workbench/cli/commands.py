@@ -98,7 +98,8 @@ def options(
 ) -> None:
     """Show what can be chosen.
 
-    Strategies, collectives, wires, models and data with their options: default, what is allowed, what it is."""
+    Jobs, strategies, collectives, wires, outer optimizers, faults, models, data, networks and devices
+    with their options: default, what is allowed, what it is."""
     from workbench.cli.listing import show
 
     show(name)

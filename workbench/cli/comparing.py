@@ -32,7 +32,7 @@ def open_runs(folders: Iterable[Path]) -> list[Run]:
 
 
 def comparison(runs: Sequence[Run], folders: bool = True) -> Table:
-    """One line a run, which is told by its strategy, and with `folders` by its folder, the ranks and how it ended."""
+    """One line a run, which is told by its strategy and its faults, and with `folders` by its folder, the ranks and how it ended."""
     from workbench.runs.compare import compare, table_words
 
     frame = compare(runs)
@@ -40,7 +40,8 @@ def comparison(runs: Sequence[Run], folders: bool = True) -> Table:
     cells = []
     for (name, *numbers), (_, told) in zip(rows, frame.iterrows(), strict=True):
         ended = "" if told["status"] == "done" else f", {told['status']}"
-        words = f"{name}\n{told['ranks']} ranks, {told['strategy']}{ended}" if folders else f"{told['strategy']}{ended}"
+        what = ", ".join(filter(None, (told["strategy"], told.get("faults"))))
+        words = f"{name}\n{told['ranks']} ranks, {what}{ended}" if folders else f"{what}{ended}"
         # a heading that is a unit says it once for all
         cells.append([escape(words), *(escape(cell.removesuffix(f" {head}")) for cell, head in zip(numbers, COLUMNS.values(), strict=True))])
     return table(("run" if folders else "strategy", *COLUMNS.values()), cells, words=("run", "strategy"))

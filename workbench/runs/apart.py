@@ -1,4 +1,4 @@
-"""The figures of ranks that do not wait for each other: updates of the centre, how stale, how far apart, what happened how often."""
+"""The figures of ranks that do not wait for each other: what they send, updates of the centre, how stale, how far apart, what happened how often."""
 
 from __future__ import annotations
 
@@ -14,6 +14,15 @@ from workbench.store import Rows
 QUANTILES: Final = {"median": 0.5, "95 %": 0.95, "max": 1.0}
 POINTS: Final = 8
 """Points of the curve of the drift."""
+
+
+def sent_by(steps: Rows, traffic: Rows) -> dict[int, int]:
+    """Worker -> bytes that it has sent: in its steps, and after them, which only `traffic` tells, from time to time and at the end."""
+    others = traffic[traffic["peer"] != traffic["rank"]]
+    return {
+        rank: max(int(rows[name][rows["rank"] == rank].sum(dtype=np.int64)) for rows, name in ((steps, "bytes_sent"), (others, "bytes")))
+        for rank in np.unique(steps["rank"]).tolist()
+    }
 
 
 def updates_of(server: Rows) -> int | None:

@@ -9,39 +9,47 @@ from typing import Any, Final
 
 import numpy as np
 
-from workbench.runs.apart import counts_in, drift_words, staleness_of, updates_of
+from workbench.runs.apart import counts_in, drift_words, sent_by, staleness_of, updates_of
+from workbench.runs.faults import faults_in
 from workbench.runs.strategy import is_lockstep, servers_in, strategy_words
 from workbench.store import Rows
-from workbench.telemetry import PHASES, SERVER
+from workbench.telemetry import PHASES, SERVER, TRAFFIC
 
 NO_SERVER: Final[Rows] = np.empty(0, SERVER)
+NO_TRAFFIC: Final[Rows] = np.empty(0, TRAFFIC)
 
 FIGURES: Final = {
     "status": ("", "how the run stands, or how it ended"),
     "strategy": ("", "the exchange strategy"),
+    "faults": ("", "what was made to go wrong, on which worker"),
     "model": ("", "what is trained"),
     "data": ("", "on what it is trained"),
-    "ranks": ("", "ranks that have recorded a step: the workers"),
+    "ranks": ("", "workers that have recorded a step"),
     "servers": ("", "ranks that keep a centre and train nothing"),
     "steps": ("steps", "mini-batches of the worker that has done most"),
     "epochs": ("", "passes over the training data, completed or begun"),
     "samples": ("samples", "samples of all steps of all ranks"),
     "dropped_samples": ("samples", "samples of an epoch that no worker sees, because they fill no global batch"),
-    "wall_seconds": ("s", "from the start of the first step to the end of the last one, pauses and validations included"),
-    "training_seconds": ("s", "time in which at least one rank was in a step: pauses and validations left out"),
-    "samples_per_second": ("samples/s", "samples over training_seconds"),
+    "wall_seconds": (
+        "s",
+        "from the start of the first step to the end of the last one, pauses and validations included; "
+        "all workers do the same number of steps, so beside a straggler it includes the end, in which only that one trains",
+    ),
+    "training_seconds": ("s", "time in which at least one rank was in a step: pauses and validations left out, the end of a straggler not"),
+    "samples_per_second": ("samples/s", "samples over training_seconds, so beside a straggler also of the end, in which only that one trains"),
     "exchange_share": ("%", "share of the time of all steps in which training was blocked by communication"),
     "hidden_share": (
         "%",
         "hidden_seconds over hidden_seconds and exchange_seconds together: share of the time of communication in which training was not blocked",
     ),
-    "bytes_per_step": ("bytes", "payload that a worker sends per step, on average"),
+    "bytes_per_step": ("bytes", "payload that a worker sends per step, on average; once it has ended, with what it sends after its last step"),
     "updates": ("updates", "updates of the centre; what servers have applied as one counts once"),
     "updates_per_second": ("updates/s", "updates over training_seconds"),
     "staleness": (
         "",
-        "how old what was applied was: with servers, updates of the centre since the worker had read it, over all that was applied; "
-        "without, steps since the model that was mixed in was asked for, over those that were not fresh",
+        "how old what was applied was: with servers, updates of the centre between reading and applying, over all that was applied; "
+        "without, over the steps where it was above 0: steps since the model that was mixed in was asked for or, where another rank sent it "
+        "unasked (push, push-sum, the side of a pair that answers), how many steps fewer the sender had done",
     ),
     "drift": ("", "Euclidean distance of a worker's parameters from the mean of the workers, on average over the workers, and its standard error"),
     "counts": ("", "what has happened how often, on all ranks together; told at the end of a run"),
@@ -57,7 +65,7 @@ FIGURES: Final = {
 """Figure -> (unit, definition). A share or an accuracy is a number from 0 to 1; it is shown in %."""
 
 
-NOT_OF_EVERY_RUN: Final = ("servers", "updates", "updates_per_second")
+NOT_OF_EVERY_RUN: Final = ("faults", "servers", "updates", "updates_per_second")
 """Figures that are only shown where there is something to say."""
 
 
@@ -127,7 +135,7 @@ def shown(name: str, value: Any) -> str:
     if isinstance(value, float):
         text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
     else:
-        text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+        text = f"{value:,}" if isinstance(value, int | np.integer) and not isinstance(value, bool) else str(value)
     return f"{text} {unit}".rstrip() if unit not in ("steps", "samples", "rows", "updates") else text
 
 
@@ -194,6 +202,7 @@ def summary(
     lost: int,
     folder: str,
     server: Rows = NO_SERVER,
+    traffic: Rows = NO_TRAFFIC,
 ) -> Figures:
     """The figures of a run as far as it has come; what cannot be told is None."""
     start: Mapping[str, Any] = next((event for event in events if event["kind"] == "start"), {})
@@ -203,6 +212,7 @@ def summary(
     result.update(
         status=status,
         strategy=strategy_words(strategy),
+        faults=faults_in(job),
         model=job.get("model"),
         data=job.get("data"),
         ranks=len(np.unique(steps["rank"])),
@@ -231,7 +241,7 @@ def summary(
             samples_per_second=_rate(steps),
             exchange_share=_share(steps["exchange_seconds"], took),
             hidden_share=_share(steps["hidden_seconds"], steps["hidden_seconds"] + steps["exchange_seconds"].astype(np.float64)),
-            bytes_per_step=float(steps["bytes_sent"].mean(dtype=np.float64)),
+            bytes_per_step=sum(sent_by(steps, traffic).values()) / len(steps),
             loss=float(steps[_last_of_each_rank(steps)]["loss"].mean(dtype=np.float64)),
             explained_share=explained(steps, events),
         )

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from workbench.errors import RunFolderDamaged
+from workbench.runs.apart import sent_by
 from workbench.runs.figures import definition, times
 from workbench.runs.page import page, placed, plots_of, write_page
 from workbench.store import Rows, read_json
@@ -42,7 +43,7 @@ def render_report(run: Run) -> str:
     plots = plots_of(run) if len(steps) else {}
     if plots:
         parts += ["<h2>Plots</h2>", *(placed(name) for name in plots)]
-        parts += ["<h2>Ranks</h2>", _frame_table(ranks_frame(steps))]
+        parts += ["<h2>Ranks</h2>", _frame_table(ranks_frame(steps, run.table("traffic")))]
     if len(server := run.table("server")):
         parts += ["<h2>Servers</h2>", _frame_table(servers_frame(server))]
     if len(validation):
@@ -57,9 +58,9 @@ def render_report(run: Run) -> str:
     return page(f"{run.folder.name}: {figures['status']}", parts, plots)
 
 
-def ranks_frame(steps: Rows) -> pd.DataFrame:
+def ranks_frame(steps: Rows, traffic: Rows) -> pd.DataFrame:
     """One row per rank: steps, samples, samples per second while it stepped, milliseconds per step by phase, bytes per step."""
-    took = times(steps)
+    took, sent = times(steps), sent_by(steps, traffic)
     rows = []
     for rank in np.unique(steps["rank"]).tolist():
         mine = steps["rank"] == rank
@@ -67,8 +68,7 @@ def ranks_frame(steps: Rows) -> pd.DataFrame:
         phases = {f"{name} ms": 1e3 * float(own[f"{name}_seconds"].mean(dtype=float)) for name in ("load", "compute", "update", "exchange", "hidden")}
         samples = int(own["samples"].sum(dtype=np.int64))
         rate = samples / seconds if seconds > 0 else float("nan")
-        sent = float(own["bytes_sent"].mean(dtype=float))
-        rows.append({"rank": rank, "steps": len(own), "samples": samples, "samples/s": rate, **phases, "bytes sent per step": sent})
+        rows.append({"rank": rank, "steps": len(own), "samples": samples, "samples/s": rate, **phases, "bytes sent per step": sent[rank] / len(own)})
     return pd.DataFrame(rows)
 
 

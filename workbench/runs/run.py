@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, final
 
@@ -18,7 +19,7 @@ from workbench.runs.ending import ending_of, is_paused, last_change
 from workbench.runs.feed import Feed, FolderFeed
 from workbench.runs.folders import run_folder
 from workbench.runs.records import Records
-from workbench.runs.strategy import is_lockstep
+from workbench.runs.strategy import is_lockstep, strategy_in
 from workbench.store import Rows, read_events, read_mapping
 
 if TYPE_CHECKING:
@@ -145,8 +146,8 @@ class Run:
     def summary(self) -> figures.Figures:
         """The figures of the run so far; what each means is said in workbench.runs.figures.FIGURES."""
         steps, validation, records = self.table("steps"), self.table("validation"), self._records
-        server, lost = self.table("server"), records.lost(steps)
-        told = figures.summary(self.status, self.job, records.cache.events(), steps, validation, lost, str(self.folder), server)
+        server, traffic, lost = self.table("server"), self.table("traffic"), records.lost(steps)
+        told = figures.summary(self.status, self.job, records.cache.events(), steps, validation, lost, str(self.folder), server, traffic)
         told["damage"] = "; ".join(self.damage) or "none"
         return told
 
@@ -225,7 +226,10 @@ class Run:
         self._command("step", count=count)
 
     def change(self, **changes: Any) -> None:
-        """Change learning_rate, momentum or weight_decay from the step on that the ranks agree on. ValueError for what cannot be changed."""
+        """Change learning_rate, momentum or weight_decay from the step on that the ranks agree on.
+
+        ValueError for what cannot be changed, and for what the strategy of this run has an option of its own for.
+        """
         if not changes:
             raise ValueError(f"change() needs something to change: {', '.join(CHANGEABLE)}")
         for name in changes:
@@ -235,6 +239,7 @@ class Run:
             checked = Job().replace(**changes)
         except ValueError as error:
             raise ValueError(str(error).replace("Job(", "change(", 1)) from None
+        self._refuse_unused(changes)
         self._command("change", **{name: getattr(checked, name) for name in changes})
 
     def stop(self) -> None:
@@ -250,6 +255,19 @@ class Run:
         self._records.close()
         if isinstance(self._feed, FolderFeed):
             self._feed.close()
+
+    def _refuse_unused(self, changes: dict[str, Any]) -> None:
+        """ValueError for a field of the job that the strategy has an option of its own for; of one that cannot be read nothing is known."""
+        with suppress(RunFolderDamaged):
+            strategy = strategy_in(self.job)
+            for name in changes:
+                if strategy is not None and name in strategy.own:
+                    kind = f"{type(strategy).__name__}({name}={getattr(strategy, name)})"
+                    other = ", ".join(each for each in CHANGEABLE if each not in strategy.own)
+                    raise ValueError(
+                        f"change({name}={changes[name]!r}): {name} cannot be changed in this run, where that of {kind} stands in its place "
+                        f"and stays as it is; what can be: {other}"
+                    )
 
     def _end(self, verb: str) -> None:
         if self._over():
