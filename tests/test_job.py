@@ -149,7 +149,7 @@ def in_a_cell() -> type:
         (lambda: Job(batch_size=512).check(4), "batch_size may be 1 to 359"),
         (lambda: Slow(2), r"Slow\(rank=2\) slows nothing.*a factor above 1 or seconds above 0, as in Slow\(rank=2, factor=4\)"),
         (lambda: Job(faults=("slow",)), r"Slow\(rank=0\) slows nothing.*as in Slow\(rank=0, factor=4\)"),
-        (lambda: Job(slow={3: 0.5}), r"Job\(slow={3: 0.5}\): Slow\(factor=0.5\): factor must be a number of at least 1, got 0.5"),
+        (lambda: Job(slow={3: 0.5}), r"Job\(slow={3: 0.5}\): Slow\(factor=0.5\): factor must be a number in \[1, 1000\], got 0.5"),
         (lambda: Job(slow={"x": 2}), r"Job\(slow={'x': 2}\): Slow\(rank='x'\): rank must be a whole number of at least 0, got 'x'"),
         (lambda: Job(slow=4), "slow must be a dict, got 4"),
         (lambda: Job(faults=Slow(1, 2)), r"faults must be a tuple or list, each one of 'slow' or a value .*; a single one is given as \(Slow\("),

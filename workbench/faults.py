@@ -29,8 +29,8 @@ class Slow(Fault):
     Its steps are really that slow: it waits, and computes nothing meanwhile.
     """
 
-    factor: float = option(1.0, minimum=1, step=0.5, help="how many times as long the worker's own part of a step takes")
-    seconds: float = option(0.0, minimum=0, step=0.05, unit="s", help="what each of its steps takes longer")
+    factor: float = option(1.0, minimum=1, maximum=1000, step=0.5, help="how many times as long the worker's own part of a step takes")
+    seconds: float = option(0.0, minimum=0, maximum=3600, step=0.05, unit="s", help="what each of its steps takes longer")
 
     def __post_init__(self) -> None:
         super().__post_init__()

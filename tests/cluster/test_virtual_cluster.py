@@ -20,7 +20,7 @@ import pytest
 from workbench import Device, Job, Network, VirtualCluster
 from workbench.errors import ClusterBusy, ClusterGone, RankFailed, WorkbenchError
 from workbench.store import read_events, read_json, read_table
-from workbench.strategies import Gossip, Synchronous
+from workbench.strategies import Elastic, Gossip, Groups, Strategy, Synchronous
 
 DEVICE = Device(seconds_per_sample=1e-4, seconds_per_update=1e-3)
 LONG = Job(steps=1_000_000, batch_size=4)
@@ -180,6 +180,18 @@ def test_real_and_virtual_ranks_train_the_same_model(cluster4: Any, cluster: Vir
 
 
 # -- commands --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("strategy", [Groups(outer="async"), Elastic()], ids=["groups", "elastic"])
+def test_a_pause_reaches_workers_that_share_no_step(cluster: VirtualCluster, strategy: Strategy) -> None:
+    """Also those behind a worker that is held already: its clock goes on, so that they come to their pause."""
+    run = cluster.train(LONG.replace(strategy=strategy, slow={0: 3.0}))
+    until(lambda: steps_of(run) > 40)
+    run.pause()
+    until(lambda: set(run.events().query("kind == 'pause'")["rank"]) == {0, 1, 2})
+    run.resume()
+    run.stop()
+    assert run.wait(30).status == "stopped"
 
 
 def test_pause_step_change_resume_stop(cluster: VirtualCluster) -> None:

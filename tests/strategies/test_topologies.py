@@ -87,3 +87,13 @@ def test_words_for_unknown_names() -> None:
         Gossip(topology=lambda index, workers, round: 0)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no module named 'not_there'"):
         Neighbours("not_there:peers", 0, 2)
+
+
+def dead_end(index: int, workers: int, round: int) -> list[int]:
+    """Nothing comes back from 2 and 3."""
+    return [[1, 2], [0, 2], [3], [2]][index]
+
+
+def test_a_weight_that_goes_to_nothing_names_the_cause() -> None:
+    with pytest.raises(ValueError, match=r"the weight of worker [01] has fallen to \de-1\d\d.*reachable from every other"):
+        play(Gossip(mode="push-sum", topology=f"{__name__}:dead_end"), 4, 1500)

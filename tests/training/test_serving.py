@@ -47,6 +47,15 @@ def test_a_straggler_holds_the_others_at_the_bound(tmp_path: Path, bound: int) -
     assert clocks.tolist() == [15] * 4
 
 
+@pytest.mark.parametrize("strategy", CENTRES, ids=str)
+def test_a_lone_worker(tmp_path: Path, strategy: Strategy) -> None:
+    """It has nobody to agree with, and its servers take part in no agreement of workers."""
+    servers = strategy.roles(9).count("server")
+    outcomes = run(tmp_path, Job(steps=7, strategy=strategy), 1 + servers)
+    assert [(outcome["status"], outcome["steps"]) for outcome in outcomes] == [("done", 7)] * (1 + servers)
+    assert final(tmp_path).isfinite().all()
+
+
 AT_THE_40TH: list[Callable[[], None]] = []
 """Done by the loss below."""
 CALLS: list[int] = []

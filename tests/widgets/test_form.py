@@ -300,7 +300,7 @@ def test_stragglers_are_typed_in_short_and_shown_as_faults() -> None:
     assert form.fields["faults"].control.value == '[{"kind": "slow", "rank": 3, "factor": 4.0, "seconds": 0.0}]'
     assert form.value() == job
     form.fields["slow"].control.value = '{"1": 0.5}'
-    assert "factor must be a number of at least 1, got 0.5" in form.fields["slow"].error
+    assert "factor must be a number in [1, 1000], got 0.5" in form.fields["slow"].error
     form.fields["slow"].control.value = '{"3": 2}'
     assert "rank 3 has 2 faults of the kind slow" in form.fields["faults"].error
     form.fields["slow"].control.value = ""

@@ -36,7 +36,9 @@ class Bins:
         self.sums, self.counts = np.concatenate([self.sums, more]), np.concatenate([self.counts, more])
 
     def fit(self, position: float) -> bool:
-        """Make room for a position; whether slots were joined, so that everything has to be drawn again."""
+        """Make room for a position; whether slots were joined, so that everything has to be drawn again. ValueError for one without an end."""
+        if not np.isfinite(position):
+            raise ValueError(f"a position must be finite, got {position}")
         joined = False
         while position >= self.width * self.slots:
             for values in (self.sums, self.counts):

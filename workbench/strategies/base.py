@@ -51,7 +51,7 @@ class Worker:
     """Position among the workers, 0 to workers - 1; of a server, among the servers."""
     workers: int
     step: int = 0
-    """The step that is being done, from 0; of a server, the last one that a worker has told it of."""
+    """The step that is being done, from 0; of a server, the most that a worker has told it to have done."""
 
 
 class Exchange:

@@ -1,6 +1,6 @@
 """A centre on server ranks: who keeps which part of it, and how workers bring something and read it. One protocol for every strategy with servers.
 
-A worker sends a word (which step, what it has read, at which rate) and a content of the shape of `arena.state`, cut over the servers; each
+A worker sends a word (steps done, what it has read, at which rate) and a content of the shape of `arena.state`, cut over the servers; each
 answers with its part of the centre, when its strategy says so. A worker that is done says so, and is sent the last centre of the run.
 """
 
@@ -77,12 +77,12 @@ class Client:
         self._words = np.zeros((len(servers), 3))
         self._versions = np.zeros((len(servers), 2), np.int64)
 
-    def exchange(self) -> float:
-        """Bring `brought`, and wait until all servers have answered with the centre; how many updates old what was brought came to be."""
+    def exchange(self, steps: int) -> float:
+        """After so many steps: bring `brought`, and wait until all servers have answered with the centre; how many updates old what was brought came to be."""
         self._brought.fetch()
         sending: list[Request] = []
         for server, part, word, version in zip(self.servers, self._parts, self._words, self._versions, strict=True):
-            word[:] = self.worker.step, version[0], self.worker.learning_rate()
+            word[:] = steps, version[0], self.worker.learning_rate()
             sending += [self.comm.isend(word, server, WORD), self.comm.isend(self._brought.host[part], server, CONTENT)]
         self._take_in(*sending)
         return float(self._versions[:, 1].max())
@@ -107,7 +107,8 @@ class Word(NamedTuple):
 
     worker: int
     """Its rank."""
-    step: int
+    steps: int
+    """That it has done."""
     version: int
     """Of the centre that it has read."""
     learning_rate: float
@@ -199,10 +200,10 @@ class Centre:
         while self.present:
             index = comm.wait_any(hearing, *(leaving[worker] for worker in self.present))
             if index == 0:
-                step, version, rate = self._word.tolist()
-                word = Word(hearing.source, int(step), int(version), rate)
+                steps, version, rate = self._word.tolist()
+                word = Word(hearing.source, int(steps), int(version), rate)
                 hearing = comm.irecv(self._word, ANY, WORD)
-                self.worker.step = max(self.worker.step, word.step + 1)
+                self.worker.step = max(self.worker.step, word.steps)
                 yield word
             else:
                 del self.present[index - 1]

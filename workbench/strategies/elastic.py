@@ -115,8 +115,8 @@ class Tied(Exchange):
         """Steps since the last exchange."""
         self.velocity = worker.arena.parameters.new_zeros(worker.arena.parameters.shape) if momentum else None
 
-    def meet(self) -> None:
-        """Worker and centre move towards each other."""
+    def meet(self, steps: int) -> None:
+        """After so many steps: worker and centre move towards each other."""
         raise NotImplementedError
 
     def update(self) -> None:
@@ -137,7 +137,7 @@ class Tied(Exchange):
         self.staleness = 0.0
         self.pending += 1
         if self.pending == self.every:
-            self.meet()
+            self.meet(self.worker.step + 1)
             self.pending = 0
         self.look_ahead(1)
 
@@ -150,7 +150,7 @@ class Tied(Exchange):
         """Meet the centre once more, with what has come since."""
         self.look_ahead(-1)
         if self.pending:
-            self.meet()
+            self.meet(self.worker.step)
 
 
 @final
@@ -162,9 +162,9 @@ class OneByOne(Tied):
         self.client, self.pull = client, pull
         self.centre = client.centre
 
-    def meet(self) -> None:
+    def meet(self, steps: int) -> None:
         """Bring x, read the centre as it was, move towards it."""
-        self.staleness = self.client.exchange()
+        self.staleness = self.client.exchange(steps)
         self.worker.arena.state.lerp_(self.client.centre, self.pull)
 
     def finish(self) -> None:
@@ -187,7 +187,7 @@ class Symmetric(Tied):
         self.own.copy_(worker.arena.state)
         self.centre = self.own
 
-    def meet(self) -> None:
+    def meet(self, steps: int) -> None:
         """x~ <- x~ + a W (mean - x~), and x towards the centre as it was."""
         state = self.worker.arena.state
         self.mean.copy_(state)

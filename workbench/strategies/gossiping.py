@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 WORD, MODEL, REPLY, BACK = range(4)  # tags; a word is (the step of who says it, a number of the mode's own)
 
+SPARES = 4
+"""Copies of a model that are kept for later."""
+
 Then = Callable[[Request], None]
 
 
@@ -89,8 +92,9 @@ class Gossiping(Exchange):
         return self._copies.pop() if self._copies else Staged(self.worker.arena.spare())
 
     def done_with(self, copy: Staged) -> None:
-        """It can be used for another model."""
-        self._copies.append(copy)
+        """It can be used for another model. A crowd that has come at once is not provided for again."""
+        if len(self._copies) < SPARES:
+            self._copies.append(copy)
 
     def send(self, model: Staged, peer: int, tag: int) -> None:
         """Send what a spare copy holds, which is free again afterwards."""

@@ -127,21 +127,21 @@ class Bringing(Exchange):
         self.pending += 1
         self.staleness = 0.0
         if self.pending == self.every:
-            self.bring()
+            self.bring(self.worker.step + 1)
 
-    def bring(self) -> None:
-        """One exchange; of what is not trained, the worker's numbers are brought as they are."""
+    def bring(self, steps: int) -> None:
+        """One exchange, after so many steps; of what is not trained, the worker's numbers are brought as they are."""
         state = self.worker.arena.state
         self.prepare()
         self.client.brought[self.trained :].copy_(state[self.trained :])
-        self.staleness = self.client.exchange()
+        self.staleness = self.client.exchange(steps)
         state.copy_(self.client.centre)
         self.pending = 0
 
     def finish(self) -> None:
         """Bring what is left, and take the last centre."""
         if self.pending:
-            self.bring()
+            self.bring(self.worker.step)
         self.client.finish()
         self.worker.arena.state.copy_(self.client.centre)
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from workbench.strategies.gossip import Gossip
 
 
+NOTHING: Final = 1e-100
+"""A weight so small goes to zero, by which nothing can be divided."""
 LEAST: Final = 1 / 4
 """Of a fair share 1/W: what a rank that moves its numerator keeps of its weight."""
 
@@ -183,6 +185,11 @@ class PushingWeights(Pushing):
         """a_i <- a_i / 2, or the least that this rank takes steps with; the rest goes."""
         least = LEAST / self.comm.size if self.moves_numerator and not self.ended else 0.0
         before, self.weight = self.weight, max(self.weight / 2, least)
+        if self.weight < NOTHING:
+            raise ValueError(
+                f"the weight of worker {self.worker.index} has fallen to {self.weight:.0e}: in this topology next to nothing comes back to it; "
+                "every worker must be reachable from every other one"
+            )
         if self.weight == before:
             self.counts["pushes without weight"] += 1
         return before - self.weight

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, Final, final
 
 import numpy as np
 
@@ -12,6 +12,10 @@ from workbench.comm.base import Communicator, Request
 from workbench.errors import Aborted
 from workbench.job import CHANGEABLE
 from workbench.training.recorder import Recorder
+
+HOLD_SECONDS: Final = 0.02
+"""Between two looks of a rank that is held, at the latest."""
+SHORTEST_HOLD: Final = 0.0005
 
 
 @dataclass(frozen=True)
@@ -126,10 +130,11 @@ class Control:
     def _hold(self, step: int) -> None:
         """Wait for a command that ends the pause. Sleeps; talks to the other ranks only when a command has come."""
         self.close()  # an older agreement may be under way
+        patience = SHORTEST_HOLD
         while self.paused and not self.stopping:
-            if not self.inbox.wait(self._applied, seconds=0.02):
-                if not self.lockstep:
-                    self.comm.compute(0.02)  # virtual time goes on, so that ranks behind this one come to their pause too
+            if not self.inbox.wait(self._applied, patience):
+                self.comm.compute(HOLD_SECONDS)  # virtual time goes on, so that ranks behind this one come to their pause too
+                patience = min(2 * patience, HOLD_SECONDS)  # of hundreds of virtual ranks, one after the other waits so long
                 continue
             if self.inbox.aborted:
                 raise Aborted("the run was told to end at once, while paused")

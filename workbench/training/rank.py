@@ -152,8 +152,9 @@ class RankRun:
         start, clock_error = start_of_run(self.housekeeping)
         self.recorder = Recorder(self.journal, comm.rank, comm, start, Sketch(arena.parameters, job.seed))
         together = strategy.together(comm.size)
-        share = (strategy.lockstep and role == "worker") or together.count(together[comm.rank]) > 1
-        self.control = Control(self.inbox, self._sharing(2, together), share, strategy.period, self.recorder, optimizer, job.learning_rate)
+        share = together.count(together[comm.rank]) > 1
+        steering = self._sharing(2, together) if len(set(together)) < comm.size else comm.channel(2, counted=False)
+        self.control = Control(self.inbox, steering, share, strategy.period, self.recorder, optimizer, job.learning_rate)
         self.recorder.event(
             "start",
             0,
@@ -174,9 +175,9 @@ class RankRun:
         self.batches = Batches(self.split.train, shards, place.device)
 
     def _sharing(self, channel: int, numbers: Sequence[int]) -> Communicator:
-        """Collective. For housekeeping: the ranks that have this rank's number; all, where no two have the same."""
+        """Collective. For housekeeping: the ranks that have this rank's number."""
         comm = self.comm.channel(channel, counted=False)
-        return comm.split(numbers[comm.rank]) if 1 < len(set(numbers)) < comm.size else comm
+        return comm.split(numbers[comm.rank]) if len(set(numbers)) > 1 else comm
 
     def train(self, steps: int) -> None:
         """Collective where the strategy is. Go on to step `steps`, or until told to stop."""
@@ -287,4 +288,4 @@ class RankRun:
             self.arena.state.copy_(self.exchange.centre)
         with contextlib.suppress(OSError):  # a full disk: why the run ended matters more
             path = save_model(self.folder, "centre", self.module, self.worker.step)
-            self.event("checkpoint", file=path.name)
+            self.event("checkpoint", file=path.name, message="the parts of its servers may differ by an update" if len(servers) > 1 else "")
