@@ -78,7 +78,7 @@ class Client:
         self._versions = np.zeros((len(servers), 2), np.int64)
 
     def exchange(self, steps: int) -> float:
-        """After so many steps: bring `brought`, and wait until all servers have answered with the centre; how many updates old what was brought came to be."""
+        """After so many steps: bring `brought`, and wait until all servers have answered; how many updates old what was brought came to be."""
         self._brought.fetch()
         sending: list[Request] = []
         for server, part, word, version in zip(self.servers, self._parts, self._words, self._versions, strict=True):
