@@ -58,7 +58,8 @@ class Exchange:
     """The live side of a strategy on one rank for one run. What it does not need, it leaves as it is here."""
 
     staleness: float = 0.0
-    """How old what this step has applied was: updates of the centre between reading and applying, or steps of a model that was mixed in."""
+    """How old what this step has applied was: updates of the centre between reading and applying, steps since a model was asked for, or how many
+    steps fewer its sender had done."""
     weight: float = 1.0
     """Of push-sum: what this rank's parameters count for; of all ranks and of what is on its way together 1."""
     notes: Mapping[str, str] = MappingProxyType({})
