@@ -27,7 +27,7 @@ class Gossip(Strategy):
     `pull` and `push`: x_i <- (x_i + x_j) / 2 with what was asked for, or with what has come (Jin, Yuan, Iandola and Keutzer, 2016).
     `push-sum`: a push takes half of the weight along, and models are mixed by their weights (GOSGD; Blot, Picard, Cord and Thome, 2016); with
     topology="exponential" and gradient="numerator" it is stochastic gradient push (Assran, Loizou, Ballas and Rabbat, 2019), whose
-    messages come when they come, and whose ranks keep a quarter of a fair share of the weight, so that no step is longer than four.
+    messages come when they come, and whose ranks keep a quarter of a fair share of the weight, so that none steps more than four times as far.
     `pairwise`: both move to the middle (AD-PSGD; Lian, Zhang, Zhang and Liu, 2018).
 
     What is asked for at one step is mixed in at the step at which it has come. A peer answers at its own steps. A push to a peer that has
