@@ -100,7 +100,7 @@ class DriftPlot:
 
     def _replace(self) -> None:
         legend_above(self.root, self._lines.legend)
-        between = "" if self._lockstep else ", and on straight lines between two sketches"
-        said = [f"standard error {100 * DRIFT_ERROR:.0f} %{between}"] + ([self._lines.colours] if self._lines.colours else [])
-        self.root.title.text = f"Drift from the mean of the workers ({', '.join(said)})"
+        more = "" if self._lockstep else " or more"  # what may lie between two sketches comes to it
+        said = [f"standard error {100 * DRIFT_ERROR:.0f} %{more}"] + ([self._lines.colours] if self._lines.colours else [])
+        self.root.title.text = f"Drift from the mean ({', '.join(said)})"
         self._lines.replace(self._times.means()[0], self._bins.means())

@@ -63,7 +63,7 @@ class StalenessPlot:
     def _replace(self) -> None:
         legend_above(self.root, self._lines.legend)
         width = self._steps.width
-        said = ["0: nothing of others"] if width == 1 else [f"mean per {width:g} steps of what was not fresh"]
+        said = ["0: nothing of others"] if width == 1 else [f"mean of {width:g} steps, fresh ones left out"]
         said += [self._lines.colours] if self._lines.colours else []
-        self.root.title.text = f"Staleness of what was applied ({', '.join(said)})"
+        self.root.title.text = f"Staleness ({', '.join(said)})"
         self._lines.replace(np.arange(SLOTS) * width + (width - 1) / 2, self._means())
