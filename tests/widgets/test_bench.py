@@ -303,9 +303,12 @@ def test_who_talked_to_whom_is_drawn_as_it_comes(open_bench: Any) -> None:
     run = cluster.train(Job())
     run.record(steps(0, 5))
     run.cache.add("world.0", "traffic", 0, np.array([(0, 0, 1, 3_000_000, 2), (1, 0, 0, 1_000_000, 1)], TRAFFIC))
-    until(lambda: bench.run_panel.plots["traffic"].root.visible)
-    plot = bench.run_panel.plots["traffic"]
-    np.testing.assert_array_equal(plot.source.data["megabytes"], [np.nan, 3, 1, np.nan])
+
+    def drawn() -> bool:  # the publisher's thread shows the plot, and draws
+        plot = bench.run_panel.plots["traffic"]
+        return plot.root.visible and np.array_equal(plot.source.data["megabytes"], [np.nan, 3, 1, np.nan], equal_nan=True)
+
+    until(drawn)
     assert not bench.run_panel.plots["drift"].root.visible
 
 
