@@ -199,7 +199,7 @@ def test_a_pair_of_which_one_dies_in_the_middle(last_act: str) -> None:
     assert exchange.under_way
     stage.die(peer)
     exchange.look(0.0)
-    assert exchange._open == 0, "each part of the exchange is over, and once"
+    assert exchange.parts == 0, "each part of the exchange is over, and once"
     assert exchange.worker.arena.state.equal(before)
     exchange.ask(2)
     stage.come(2, WORD, [0.0, 0.0])

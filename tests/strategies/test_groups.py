@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from tests.strategies.test_parameter_server import watched
-from tests.strategies.world import NETWORK, RATE, gradient_of, play, start_of, worker_of
+from tests.strategies.world import NETWORK, RATE, gradient_of, play, seconds_of_an_exchange, start_of, worker_of
 from workbench import Device, Job, VirtualCluster
 from workbench.arena import Arena
 from workbench.collectives import Torus2D, Tree
@@ -246,25 +246,8 @@ def test_statistics_are_averaged_inside_and_between(outer: str) -> None:
 @pytest.mark.parametrize("outer", OUTERS)
 def test_the_declared_cost_is_the_time_on_the_wire(outer: str, groups: int, workers: int, servers: int) -> None:
     """Virtual seconds of steps of workers that do not compute, up to the start, in which not all links are busy yet."""
-    strategy, rounds, size = Groups(groups=groups, outer=outer, interval=2, servers=servers), 40, workers + servers
-    roles = strategy.roles(size)
-
-    def body(comm: Communicator) -> tuple[float, int]:
-        worker = worker_of(comm, same_start=True, roles=roles)
-        worker.arena = Arena(nn.Linear(100, 100))
-        if roles[comm.rank] == "server":
-            return float(len(list(strategy.serving(comm, worker).serve()))), 0
-        exchange = strategy.exchange(comm, worker)
-        began = comm.now()
-        for _ in range(rounds):
-            exchange.before_update()
-            exchange.update()
-            exchange.after_update()
-        seconds = (comm.now() - began) / rounds
-        exchange.finish()
-        return seconds, 4 * worker.arena.state.numel()
-
-    seconds, nbytes = max(VirtualWorld(size, NETWORK).run(body)[:workers])
+    strategy, size = Groups(groups=groups, outer=outer, interval=2, servers=servers), workers + servers
+    seconds, nbytes = seconds_of_an_exchange(strategy, size, 40)
     assert seconds == pytest.approx(strategy.seconds(nbytes, size, NETWORK), rel=0.05)
 
 

@@ -7,12 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from torch import nn
 
-from tests.strategies.world import NETWORK, RATE, gradient_of, play, start_of, worker_of
-from workbench.arena import Arena
-from workbench.comm.base import Communicator
-from workbench.comm.virtual import VirtualWorld
+from tests.strategies.world import NETWORK, RATE, gradient_of, play, seconds_of_an_exchange, start_of
 from workbench.strategies import Elastic, ParameterServer, Strategy, Synchronous
 from workbench.strategies.base import Update
 
@@ -200,27 +196,6 @@ def test_the_declared_cost_is_the_time_on_the_wire(size: int) -> None:
         seconds, nbytes = seconds_of_an_exchange(strategy, size)
         assert seconds == pytest.approx(strategy.seconds(nbytes, size, NETWORK), rel=0.04), strategy
     assert ParameterServer(every=4).seconds(10**6, 9, NETWORK) == pytest.approx(ParameterServer().seconds(10**6, 9, NETWORK) / 4)
-
-
-def seconds_of_an_exchange(strategy: Strategy, size: int, rounds: int = 20) -> tuple[float, int]:
-    """Mean virtual seconds of an exchange of workers that do nothing else, and the bytes of the model."""
-    roles = strategy.roles(size)
-
-    def body(comm: Communicator) -> tuple[float, int]:
-        worker = worker_of(comm, same_start=True, roles=roles)
-        worker.arena = Arena(nn.Linear(100, 100))
-        if roles[comm.rank] == "server":
-            return float(len(list(strategy.serving(comm, worker).serve()))), 0
-        exchange = strategy.exchange(comm, worker)
-        began = comm.now()
-        for _ in range(rounds):
-            exchange.update()
-            exchange.after_update()
-        seconds = (comm.now() - began) / rounds
-        exchange.finish()
-        return seconds, 4 * worker.arena.state.numel()
-
-    return max(VirtualWorld(size, NETWORK).run(body)[: roles.count("worker")])
 
 
 def test_words_for_bad_options() -> None:

@@ -96,3 +96,25 @@ def play(
     results = VirtualWorld(size, NETWORK).run(body)
     assert not [end.seat.rank for end in ends if end.open], "after finish a rank still waits for a message that nobody will send"
     return [states for states, _ in results if states is not None], [watched for _, watched in results]
+
+
+def seconds_of_an_exchange(strategy: Strategy, size: int, rounds: int = 20) -> tuple[float, int]:
+    """Mean virtual seconds of a step of workers that do nothing but exchange, and the bytes of the model."""
+    roles = strategy.roles(size)
+
+    def body(comm: Communicator) -> tuple[float, int]:
+        worker = worker_of(comm, same_start=True, roles=roles)
+        worker.arena = Arena(nn.Linear(100, 100))
+        if roles[comm.rank] == "server":
+            return float(len(list(strategy.serving(comm, worker).serve()))), 0
+        exchange = strategy.exchange(comm, worker)
+        began = comm.now()
+        for _ in range(rounds):
+            exchange.before_update()
+            exchange.update()
+            exchange.after_update()
+        seconds = (comm.now() - began) / rounds
+        exchange.finish()
+        return seconds, 4 * worker.arena.state.numel()
+
+    return max(VirtualWorld(size, NETWORK).run(body)[: roles.count("worker")])

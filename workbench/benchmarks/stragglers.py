@@ -82,27 +82,27 @@ def ranks_of(strategy: Strategy) -> int:
     return next(size for size in range(WORKERS, 2 * WORKERS) if strategy.roles(size).count("worker") == WORKERS)
 
 
-def job_of(strategy: Strategy, steps: int, slow: bool) -> Job:
-    """A small model, whose loss takes its time."""
+def job_of(strategy: Strategy, steps: int, slow: bool, loss: str = "cross-entropy") -> Job:
+    """A small model."""
     from workbench.job import Job
 
-    loss, faults = f"{__name__}:waited_for", {STRAGGLER: FACTOR} if slow else {}
+    faults = {STRAGGLER: FACTOR} if slow else {}
     return Job(model="mlp", data="digits", batch_size=1, learning_rate=0.01, steps=steps, loss=loss, strategy=strategy, slow=faults)
 
 
 def waited_for(model: Any, batch: Any) -> tuple[Any, dict[str, Any]]:
-    """Cross-entropy that takes 20 ms while training, in which its core is free. On virtual ranks the device says what it takes."""
+    """Cross-entropy that takes 20 ms while training, in which its core is free."""
     from torch.nn import functional
 
-    if model.training and "OMPI_COMM_WORLD_SIZE" in os.environ:
+    if model.training:
         time.sleep(STEP_SECONDS)
     inputs, targets = batch
     return functional.cross_entropy(model(inputs), targets), {}
 
 
 def timing(cluster: Cluster, strategy: Strategy, steps: int, slow: bool) -> Callable[[], float]:
-    """A run of its own each time."""
-    return lambda: step_seconds(rows_of(cluster, job_of(strategy, steps, slow)))
+    """A run of its own each time, whose steps are waits."""
+    return lambda: step_seconds(rows_of(cluster, job_of(strategy, steps, slow, f"{__name__}:waited_for")))
 
 
 def rows_of(cluster: Cluster | VirtualCluster, job: Job) -> Rows:

@@ -9,8 +9,9 @@ import numpy as np
 
 from workbench.comm.base import Communicator, Request
 from workbench.comm.staging import Staged
+from workbench.strategies.asking import Asking
 from workbench.strategies.base import Worker
-from workbench.strategies.gossiping import BACK, MODEL, REPLY, WORD, Gossiping
+from workbench.strategies.gossiping import BACK, MODEL, REPLY, WORD
 
 if TYPE_CHECKING:
     from workbench.strategies.gossip import Gossip
@@ -21,7 +22,7 @@ PARTS: Final = 4  # of an exchange: its word and its model have gone, the reply 
 
 
 @final
-class Pairing(Gossiping):
+class Pairing(Asking):
     """x_i, x_j <- (x_i + x_j) / 2 (AD-PSGD; Lian, Zhang, Zhang and Liu, 2018).
 
     Rank i sends x_i; j moves by d = (x_i - x_j) / 2 and returns d; i moves by -d when that has come. So x_i + x_j stays what it is, whatever
@@ -33,6 +34,8 @@ class Pairing(Gossiping):
     Messages per exchange: a word and a model there, a reply and a difference back.
     """
 
+    skipped = "pairs skipped"
+
     def __init__(self, strategy: Gossip, comm: Communicator, worker: Worker) -> None:
         super().__init__(strategy, comm, worker)
         arena = worker.arena
@@ -42,35 +45,20 @@ class Pairing(Gossiping):
         self._asking, self._reply = np.zeros(2), np.zeros(1)
         self._asked: Counter[int] = Counter()
         self._heard: Counter[int] = Counter()
-        self._peer, self._asked_at = -1, 0
-        self._open = 0
+        self._peer = -1
         self._moves = False  # whether what this rank has asked for will move it, as far as it knows now
-
-    @property
-    def under_way(self) -> bool:
-        """Until both have moved."""
-        return self._open > 0
-
-    def talk(self, peer: int, until: float) -> None:
-        """Ask, unless another exchange that this rank has asked for is not over; with patience wait for it."""
-        self.patient(lambda: self.under_way, until)
-        if self.under_way:
-            self.counts["pairs skipped"] += 1
-        elif peer not in self.comm.lost:
-            self.ask(peer)
-            self.patient(lambda: self.under_way, until)
 
     def ask(self, peer: int) -> None:
         """Send this model as it is now."""
         comm = self.comm
-        self._peer, self._asked_at, self._open, self._moves = peer, self.worker.step, PARTS, True
+        self._peer, self.asked_at, self.parts, self._moves = peer, self.worker.step, PARTS, True
         self._asked[peer] += 1
         self._asking[:] = self.worker.step, self._heard[peer]
         self.question.tensor.copy_(self.worker.arena.state)
         self.question.fetch()
         self.expect(comm.irecv(self._reply, peer, REPLY), self._replied)
-        self.expect(comm.isend(self._asking, peer, WORD), self._over)
-        self.expect(comm.isend(self.question.host, peer, MODEL), self._over)
+        self.expect(comm.isend(self._asking, peer, WORD), self.over)
+        self.expect(comm.isend(self.question.host, peer, MODEL), self.over)
 
     def heard(self, peer: int, step: int, number: float) -> None:
         """Its model follows; whether this rank's own question crosses it shows here."""
@@ -82,13 +70,13 @@ class Pairing(Gossiping):
 
         def came(receiving: Request) -> None:
             if crossing:
-                self._over(receiving)
+                self.over(receiving)
             if receiving.lost:
                 self.done_with(copy)
                 return
             copy.store()
             self.move(self.halved(copy.tensor, self.question.tensor if crossing else self.worker.arena.state))
-            self.aged(self.worker.step - (self._asked_at if crossing else step))
+            self.aged(self.worker.step - (self.asked_at if crossing else step))
             self.expect(self.comm.isend(CROSSED if crossing else MOVED, peer, REPLY))
             if crossing:
                 self.done_with(copy)
@@ -110,7 +98,7 @@ class Pairing(Gossiping):
         state[self.others].copy_(halved[self.others])
 
     def _replied(self, receiving: Request) -> None:
-        self._over(receiving)
+        self.over(receiving)
         if receiving.lost:
             if self._moves:
                 self._settle(receiving)
@@ -121,13 +109,10 @@ class Pairing(Gossiping):
         if not receiving.lost:
             self.incoming.store()
             self.move(self.incoming.tensor, sign=-1)
-            self.aged(self.worker.step - self._asked_at)
+            self.aged(self.worker.step - self.asked_at)
         self._settle(receiving)
 
     def _settle(self, request: Request) -> None:
         """Nothing that it has asked for will move this rank any more."""
         self._moves = False
-        self._over(request)
-
-    def _over(self, request: Request) -> None:
-        self._open -= 1
+        self.over(request)

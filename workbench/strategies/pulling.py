@@ -8,47 +8,34 @@ import numpy as np
 
 from workbench.comm.base import Communicator, Request
 from workbench.comm.staging import Staged
+from workbench.strategies.asking import Asking
 from workbench.strategies.base import Worker
-from workbench.strategies.gossiping import MODEL, WORD, Gossiping
+from workbench.strategies.gossiping import MODEL, WORD
 
 if TYPE_CHECKING:
     from workbench.strategies.gossip import Gossip
 
 
 @final
-class Pulling(Gossiping):
+class Pulling(Asking):
     """x_i <- (x_i + x_j) / 2 (Jin, Yuan, Iandola and Keutzer, 2016). Only who asks moves.
 
     Messages per exchange: a word there, a model back.
     """
 
+    skipped = "pulls skipped"
+
     def __init__(self, strategy: Gossip, comm: Communicator, worker: Worker) -> None:
         super().__init__(strategy, comm, worker)
         self.incoming = Staged(worker.arena.spare())
         self.question = np.zeros(2)
-        self._open = 0  # of the question and the model that it asks for, how many are on their way
-        self._asked_at = 0
-
-    @property
-    def under_way(self) -> bool:
-        """Until the model has come."""
-        return self._open > 0
-
-    def talk(self, peer: int, until: float) -> None:
-        """Ask for its model, unless another one is still on its way; with patience wait for it."""
-        self.patient(lambda: self.under_way, until)
-        if self.under_way:
-            self.counts["pulls skipped"] += 1
-        elif peer not in self.comm.lost:
-            self.ask(peer)
-            self.patient(lambda: self.under_way, until)
 
     def ask(self, peer: int) -> None:
         """Say that this rank wants to have its model."""
-        self.question[0] = self._asked_at = self.worker.step
-        self._open = 2
+        self.question[0] = self.asked_at = self.worker.step
+        self.parts = 2  # it, and the model
         self.expect(self.comm.irecv(self.incoming.host, peer, MODEL), self.came)
-        self.expect(self.comm.isend(self.question, peer, WORD), self._over)
+        self.expect(self.comm.isend(self.question, peer, WORD), self.over)
 
     def heard(self, peer: int, step: int, number: float) -> None:
         """Answer with a copy of this model as it is now."""
@@ -58,7 +45,7 @@ class Pulling(Gossiping):
 
     def came(self, receiving: Request) -> None:
         """Mix it in."""
-        self._over(receiving)
+        self.over(receiving)
         if not receiving.lost:
             self.incoming.store()
             self.mix()
@@ -66,7 +53,4 @@ class Pulling(Gossiping):
     def mix(self) -> None:
         """x_i <- (x_i + x_j) / 2, batch-norm statistics included."""
         self.worker.arena.state.lerp_(self.incoming.tensor, 0.5)
-        self.aged(self.worker.step - self._asked_at)
-
-    def _over(self, request: Request) -> None:
-        self._open -= 1
+        self.aged(self.worker.step - self.asked_at)
