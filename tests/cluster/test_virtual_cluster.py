@@ -20,7 +20,7 @@ import pytest
 from workbench import Device, Job, Network, VirtualCluster
 from workbench.errors import ClusterBusy, ClusterGone, RankFailed, WorkbenchError
 from workbench.store import read_events, read_json, read_table
-from workbench.strategies import Elastic, Gossip, Groups, Strategy, Synchronous
+from workbench.strategies import Elastic, Gossip, Groups, ParameterServer, Strategy, Synchronous
 
 DEVICE = Device(seconds_per_sample=1e-4, seconds_per_update=1e-3)
 LONG = Job(steps=1_000_000, batch_size=4)
@@ -177,6 +177,16 @@ def test_real_and_virtual_ranks_train_the_same_model(cluster4: Any, cluster: Vir
     for one, other in zip(real.model().parameters(), simulated.model().parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
     assert set(real.frame().columns) == set(simulated.frame().columns)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "there"), [(ParameterServer(), 0), (ParameterServer(update="worker"), 1), (Groups(), 0), (Elastic(), 1)], ids=str
+)
+def test_an_update_is_charged_where_the_optimizer_runs(cluster: VirtualCluster, strategy: Strategy, there: int) -> None:
+    """And a server for each of its own."""
+    run = cluster.train(Job(steps=4, batch_size=4, strategy=strategy)).wait(60)
+    np.testing.assert_allclose(run.rows("steps")["update_seconds"], 1e-3 * there, atol=1e-9)
+    assert run.rows("server")["busy_seconds"].sum() >= 1e-3
 
 
 # -- commands --------------------------------------------------------------------------------------------------------

@@ -60,6 +60,8 @@ class Exchange:
     staleness: float = 0.0
     """How old what this step has applied was: updates of the centre between reading and applying, steps since a model was asked for, or how many
     steps fewer its sender had done."""
+    optimizer_share: float = 1.0
+    """Of an optimizer's update, what `update` does: 0 where servers do it. A virtual clock is charged that."""
     weight: float = 1.0
     """Of push-sum: what this rank's parameters count for; of all ranks and of what is on its way together 1."""
     notes: Mapping[str, str] = MappingProxyType({})

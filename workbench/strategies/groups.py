@@ -152,6 +152,7 @@ class Grouped(Exchange):
         self.share = strategy.share(group, workers)
         self.pull = strategy.pull_of(group, workers) if strategy.outer == "elastic" else None
         """Of a group that takes steps of its own."""
+        self.optimizer_share = 0.0 if self.pull is None else 1.0
         self.client: Gradients | OneByOne | None = None
         self.centre = arena.spare().copy_(arena.state)
         if self.within.rank == 0:

@@ -150,6 +150,8 @@ class Bringing(Exchange):
 class Gradients(Bringing):
     """Brings the mean gradient of its mini-batches; the optimizer is the servers'."""
 
+    optimizer_share = 0.0
+
     def update(self) -> None:
         """Add the gradient to those that the servers do not have yet."""
         gradients = self.worker.arena.gradients

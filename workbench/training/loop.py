@@ -52,7 +52,7 @@ def train(
         exchange.before_update()
         mark("exchange")
         exchange.update()
-        charge.update()
+        charge.update(exchange.optimizer_share)
         mark("update")
         exchange.after_update()
         mark("exchange")
